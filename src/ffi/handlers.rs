@@ -1,0 +1,1 @@
+//! The handlers that a program registers with `GFS_WORKER_FUNC`.

@@ -1,0 +1,175 @@
+//! The C ABI of gfserver: the layout of its two structs, which the provided object, our own server and the mains share,
+//! and the adapter from [`Reply`] to `gfs_sendheader` and `gfs_send`.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::mem::{offset_of, size_of};
+use std::time::Duration;
+
+use crate::reply::{Chunk, ClientGone, Reply, Status};
+
+/// The longest request the provided server reads, NUL included.
+pub(crate) const MAX_REQUEST_LEN: usize = 128;
+
+/// `GF_OK`, `GF_FILE_NOT_FOUND` and `GF_ERROR` of gfserver.h.
+pub(crate) const GF_OK: c_int = 200;
+pub(crate) const GF_FILE_NOT_FOUND: c_int = 400;
+pub(crate) const GF_ERROR: c_int = 500;
+
+/// A handler, `GFS_WORKER_FUNC`.
+pub(crate) type WorkerFunc = unsafe extern "C" fn(*mut GfContext, *const c_char, *mut c_void) -> isize;
+
+/// `steque_t`.
+#[repr(C)]
+pub(crate) struct Steque {
+    pub(crate) front: *mut c_void,
+    pub(crate) back: *mut c_void,
+    pub(crate) n: c_int,
+}
+
+/// `gfserver_t`.
+#[repr(C)]
+pub(crate) struct GfServer {
+    pub(crate) req_queue: Steque,
+    pub(crate) port: u16,
+    pub(crate) max_npending: c_int,
+    pub(crate) nthreads: c_int,
+    pub(crate) socket_fd: c_int,
+    pub(crate) worker_func: Option<WorkerFunc>,
+    pub(crate) contexts: *mut GfContext,
+    pub(crate) queue_lock: libc::pthread_mutex_t,
+    pub(crate) req_inserted: libc::pthread_cond_t,
+}
+
+/// `gfcontext_t`.
+#[repr(C)]
+pub(crate) struct GfContext {
+    pub(crate) thread: libc::pthread_t,
+    pub(crate) arg: *mut c_void,
+    pub(crate) gfs: *mut GfServer,
+    pub(crate) socket: c_int,
+    pub(crate) file_len: usize,
+    pub(crate) bytes_transferred: usize,
+    pub(crate) protocol: *mut c_char,
+    pub(crate) method: *mut c_char,
+    pub(crate) path: *mut c_char,
+    pub(crate) request: [c_char; MAX_REQUEST_LEN],
+}
+
+// Read off the provided object (x86-64 Linux); see docs/gfserver.md.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+const _: () = {
+    assert!(size_of::<GfServer>() == 144);
+    assert!(offset_of!(GfServer, port) == 24);
+    assert!(offset_of!(GfServer, max_npending) == 28);
+    assert!(offset_of!(GfServer, nthreads) == 32);
+    assert!(offset_of!(GfServer, socket_fd) == 36);
+    assert!(offset_of!(GfServer, worker_func) == 40);
+    assert!(offset_of!(GfServer, contexts) == 48);
+    assert!(offset_of!(GfServer, queue_lock) == 56);
+    assert!(offset_of!(GfServer, req_inserted) == 96);
+    assert!(size_of::<GfContext>() == 200);
+    assert!(offset_of!(GfContext, arg) == 8);
+    assert!(offset_of!(GfContext, gfs) == 16);
+    assert!(offset_of!(GfContext, socket) == 24);
+    assert!(offset_of!(GfContext, file_len) == 32);
+    assert!(offset_of!(GfContext, bytes_transferred) == 40);
+    assert!(offset_of!(GfContext, protocol) == 48);
+    assert!(offset_of!(GfContext, method) == 56);
+    assert!(offset_of!(GfContext, path) == 64);
+    assert!(offset_of!(GfContext, request) == 72);
+};
+
+unsafe extern "C" {
+    fn gfs_sendheader(ctx: *mut GfContext, status: c_int, file_len: usize) -> isize;
+    fn gfs_send(ctx: *mut GfContext, data: *mut c_void, size: usize) -> isize;
+}
+
+/// The [`Reply`] of a handler that runs under a gfserver, the provided one or ours.
+pub(crate) struct ContextReply {
+    ctx: *mut GfContext,
+}
+
+impl ContextReply {
+    /// # Safety
+    /// `ctx` is the context that the server gave to the handler that is running on this thread; the value must not
+    /// outlive that handler's call.
+    pub(crate) unsafe fn new(ctx: *mut GfContext) -> Self {
+        Self { ctx }
+    }
+
+    fn socket(&self) -> c_int {
+        // SAFETY: `new`'s caller promised a live context, which is this thread's alone during the call.
+        unsafe { (*self.ctx).socket }
+    }
+
+    /// Bounds every read and write on the client's socket. The provided server lingers in recv(2) until the client
+    /// closes, and blocks in write(2) on one that does not read.
+    pub(crate) fn set_timeouts(&self, receive: Duration, send: Duration) {
+        for (option, limit) in [(libc::SO_RCVTIMEO, receive), (libc::SO_SNDTIMEO, send)] {
+            let limit = libc::timeval {
+                tv_sec: limit.as_secs() as libc::time_t,
+                tv_usec: limit.subsec_micros() as libc::suseconds_t,
+            };
+            self.set_option(libc::SOL_SOCKET, option, &limit);
+        }
+    }
+
+    /// Holds small writes back until a full segment is there (true), or sends what is held back (false).
+    pub(crate) fn set_cork(&self, on: bool) {
+        self.set_option(libc::IPPROTO_TCP, libc::TCP_CORK, &c_int::from(on));
+    }
+
+    /// Ends the connection in both directions, so that the client sees a file cut short. The only honest end of a
+    /// transfer that broke off: gfserver would append an error text or fill the rest with zeros.
+    pub(crate) fn cut(&self) {
+        // SAFETY: shutdown(2) on a number; a wrong one is an error that changes nothing.
+        unsafe { libc::shutdown(self.socket(), libc::SHUT_RDWR) };
+    }
+
+    /// A failure is ignored: on a socket that is no TCP socket (a test's pair) these options do not exist.
+    fn set_option<T>(&self, level: c_int, option: c_int, value: &T) {
+        // SAFETY: the kernel reads size_of::<T>() bytes of a value that outlives the call.
+        unsafe {
+            libc::setsockopt(
+                self.socket(),
+                level,
+                option,
+                std::ptr::from_ref(value).cast(),
+                size_of::<T>() as libc::socklen_t,
+            )
+        };
+    }
+}
+
+impl Reply for ContextReply {
+    fn header(&mut self, status: Status, len: u64) -> Result<(), ClientGone> {
+        let status = match status {
+            Status::Ok => GF_OK,
+            Status::FileNotFound => GF_FILE_NOT_FOUND,
+            Status::Error => GF_ERROR,
+        };
+        let len = usize::try_from(len).map_err(|_| ClientGone)?;
+        // SAFETY: `new`'s caller promised a live context.
+        let sent = unsafe { gfs_sendheader(self.ctx, status, len) };
+        if sent < 0 { Err(ClientGone) } else { Ok(()) }
+    }
+
+    fn body(&mut self, chunk: Chunk<'_>) -> Result<(), ClientGone> {
+        // SAFETY: a live context, and a chunk that stays mapped; gfs_send hands the pointer to write(2) and reads
+        // nothing itself, so memory that changes meanwhile is no data race of this program's.
+        let sent = unsafe { gfs_send(self.ctx, chunk.as_ptr().cast_mut().cast(), chunk.len()) };
+        if usize::try_from(sent) == Ok(chunk.len()) { Ok(()) } else { Err(ClientGone) }
+    }
+}
+
+/// The path of a request as bytes.
+///
+/// # Safety
+/// `path` is NULL or points to a NUL-terminated string that stays unchanged for `'a`.
+pub(crate) unsafe fn path_bytes<'a>(path: *const c_char) -> Option<&'a [u8]> {
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL; the rest is the caller's promise.
+    Some(unsafe { CStr::from_ptr(path) }.to_bytes())
+}

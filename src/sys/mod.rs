@@ -1,0 +1,5 @@
+//! Raw system calls and foreign ABIs, each behind a safe face.
+#![allow(unsafe_code)]
+
+pub(crate) mod curl;
+pub(crate) mod gfserver;
