@@ -1,0 +1,126 @@
+# make            bin/webproxy, bin/simplecached (C side with AddressSanitizer), the same with _noasan, and the clients
+# make KIT=DIR    the same with DIR/gfserver.o and DIR/gfserver_noasan.o instead of our own gfserver
+# make demo       the main job on real files, every byte checked
+# make test       everything that has a test
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+BIN     ?= bin
+BUILD   ?= build
+TARGET  ?= $(or $(CARGO_TARGET_DIR),target)
+PREFIX  ?= /usr/local
+CARGO   ?= cargo
+CC      := $(if $(filter default,$(origin CC)),gcc,$(CC))
+CFLAGS  ?= -O2 -g
+INSTALL ?= install
+
+# A gfserver.o that was dropped into c/ is used like the one of a kit.
+KIT     ?= $(if $(wildcard c/gfserver.o),c)
+
+STRICT  := -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -Iinclude -MMD -MP
+ASAN    := -fsanitize=address -fno-omit-frame-pointer
+LIBS     = $(shell pkg-config --libs libcurl) -lpthread -ldl -lm -lrt
+LIB     := $(BUILD)/libgfproxy.a
+VERSION  = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+
+# What webproxy is linked with besides its main and the archive: a gfserver and, where a kit brings one, its steque.
+GFSERVER_DIR := $(or $(KIT),$(BUILD))
+STEQUE       := $(and $(KIT),$(wildcard $(KIT)/steque.c))
+SERVER       := $(GFSERVER_DIR)/gfserver.o $(if $(STEQUE),$(BUILD)/kit_steque.o)
+SERVER_NOASAN := $(GFSERVER_DIR)/gfserver_noasan.o $(if $(STEQUE),$(BUILD)/kit_steque_noasan.o)
+
+C_PROGRAMS    := webproxy simplecached webproxy_noasan simplecached_noasan fileserver
+RUST_PROGRAMS := gfclient_download gfclient_measure
+PROGRAMS      := $(addprefix $(BIN)/,$(C_PROGRAMS) $(RUST_PROGRAMS))
+HEADERS       := $(addprefix include/,gfproxy.h gfserver.h shm_channel.h simplecache.h steque.h)
+
+.PHONY: all
+all: $(PROGRAMS) $(BUILD)/gfserver.o $(BUILD)/gfserver_noasan.o
+
+$(BIN)/webproxy:            $(BUILD)/webproxy.o $(BUILD)/options.o $(SERVER)
+$(BIN)/simplecached:        $(BUILD)/simplecached.o $(BUILD)/options.o
+$(BIN)/webproxy_noasan:     $(BUILD)/webproxy_noasan.o $(BUILD)/options_noasan.o $(SERVER_NOASAN)
+$(BIN)/simplecached_noasan: $(BUILD)/simplecached_noasan.o $(BUILD)/options_noasan.o
+$(BIN)/fileserver:          $(BUILD)/handle_with_file_noasan.o $(BUILD)/options_noasan.o $(SERVER_NOASAN)
+
+$(addprefix $(BIN)/,webproxy simplecached): LINK := $(ASAN) -static-libasan
+
+# Objects before libraries: what an object does not define is then taken from the archive.
+$(addprefix $(BIN)/,$(C_PROGRAMS)): $(LIB) $(BUILD)/linked-with | $(BIN)
+	$(CC) -o $@ $(LINK) $(filter %.o,$^) $(LIB) $(LDFLAGS) $(LIBS)
+
+# Relinks when KIT, and with it an object of unknown age, is another than last time.
+.PHONY: force
+$(BUILD)/linked-with: force | $(BUILD)
+	@echo '$(abspath $(SERVER))' | cmp -s - $@ || echo '$(abspath $(SERVER))' > $@
+
+$(BUILD)/%_noasan.o: c/%.c | $(BUILD)
+	$(CC) $(CFLAGS) $(STRICT) -c -o $@ $<
+
+$(BUILD)/%.o: c/%.c | $(BUILD)
+	$(CC) $(CFLAGS) $(STRICT) $(ASAN) -c -o $@ $<
+
+$(BUILD)/kit_steque_noasan.o: $(STEQUE) | $(BUILD)
+	$(CC) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/kit_steque.o: $(STEQUE) | $(BUILD)
+	$(CC) $(CFLAGS) $(ASAN) -c -o $@ $<
+
+-include $(wildcard $(BUILD)/*.d)
+
+# Cargo knows what is fresh. Only a changed archive or program is copied, so that nothing is relinked in vain.
+.PHONY: cargo
+cargo: | deps-build
+	$(CARGO) build --release --locked --lib --bins --target-dir $(TARGET)
+
+UPDATE = cmp -s $(TARGET)/release/$(@F) $@ || cp $(TARGET)/release/$(@F) $@
+
+$(LIB): cargo | $(BUILD)
+	@$(UPDATE)
+
+$(addprefix $(BIN)/,$(RUST_PROGRAMS)): cargo | $(BIN)
+	@$(UPDATE)
+
+$(BIN) $(BUILD): | deps-build
+	mkdir -p $@
+
+# Installs what a goal misses, where it may; needs no network when nothing misses.
+.PHONY: deps deps-build deps-demo deps-test
+deps: deps-test
+deps-build deps-demo deps-test: deps-%:
+	@scripts/deps $*
+
+.PHONY: demo test bench check headers
+demo: deps-demo all
+	BIN=$(BIN) scripts/demo
+
+test: deps-test all
+	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) $(CARGO) test --locked --target-dir $(TARGET)
+
+bench: all
+	GFPROXY_BIN=$(abspath $(BIN)) $(CARGO) bench --locked --target-dir $(TARGET)
+
+# The C sources have their own strict flags in every build; a test compares include/ with what cbindgen makes.
+check: deps-build all
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked --target-dir $(TARGET) -- -D warnings
+	$(CARGO) test --locked --target-dir $(TARGET) --test headers
+
+headers:
+	GFPROXY_WRITE_HEADERS=1 $(CARGO) build --locked --target-dir $(TARGET)
+
+.PHONY: install clean
+install: all
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/gfproxy
+	$(INSTALL) $(BIN)/webproxy_noasan $(DESTDIR)$(PREFIX)/bin/webproxy
+	$(INSTALL) $(BIN)/simplecached_noasan $(DESTDIR)$(PREFIX)/bin/simplecached
+	$(INSTALL) $(addprefix $(BIN)/,$(RUST_PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+	$(INSTALL) -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib
+	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include/gfproxy
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' scripts/gfproxy.pc.in > $(BUILD)/gfproxy.pc
+	$(INSTALL) -m 644 $(BUILD)/gfproxy.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
+
+clean:
+	rm -rf $(BIN) $(BUILD)
+	$(CARGO) clean --target-dir $(TARGET)

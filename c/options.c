@@ -1,0 +1,141 @@
+/* The command line, see options.h. */
+#include "options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_OPTIONS = 32, USAGE_ERROR = 2 };
+
+static const char *program;
+
+static bool takes_argument(const option_t *option) {
+    return option->kind == OPTION_NUMBER || option->kind == OPTION_TEXT;
+}
+
+/* "-t (--thread-count)", or the one name that there is. */
+static const char *name_of(const option_t *option) {
+    static char name[64];
+
+    if (option->letter == 0)
+        snprintf(name, sizeof name, "--%s", option->name);
+    else if (option->name == NULL)
+        snprintf(name, sizeof name, "-%c", option->letter);
+    else
+        snprintf(name, sizeof name, "-%c (--%s)", option->letter, option->name);
+    return name;
+}
+
+static void usage(const option_t *table, size_t count) {
+    printf("usage: %s [options]\n", program);
+    for (const option_t *option = table; option < table + count; option++) {
+        if (option->help == NULL)
+            continue;
+        const char *argument = option->kind == OPTION_NUMBER ? " N" : option->kind == OPTION_TEXT ? " TEXT" : "";
+        char letter[4] = "   ", names[64];
+        if (option->letter != 0)
+            snprintf(letter, sizeof letter, "-%c,", option->letter);
+        snprintf(names, sizeof names, "--%s%s", option->name, argument);
+        printf("  %s %-20s %s", letter, names, option->help);
+        if (option->kind == OPTION_NUMBER)
+            printf(" [%u; %u to %u]", *(uint32_t *)option->value, option->min, option->max);
+        else if (option->kind == OPTION_TEXT && *(const char **)option->value != NULL)
+            printf(" [%s]", *(const char **)option->value);
+        putchar('\n');
+    }
+}
+
+/* Digits only: strtoull alone would take "-1", " 8" and "+8". */
+static bool parse_number(const char *text, const option_t *option) {
+    char *end;
+
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (errno != 0 || *end != '\0' || number < option->min || number > option->max)
+        return false;
+    *(uint32_t *)option->value = (uint32_t)number;
+    return true;
+}
+
+static void take(const option_t *option, const char *argument, const option_t *table, size_t count) {
+    if (option->given != NULL)
+        *option->given = true;
+    switch (option->kind) {
+    case OPTION_NUMBER:
+        if (parse_number(argument, option))
+            return;
+        fprintf(stderr, "%s: %s: '%s' is not a number from %u to %u\n", program, name_of(option), argument,
+                option->min, option->max);
+        exit(USAGE_ERROR);
+    case OPTION_TEXT:
+        if (argument[0] == '\0') {
+            fprintf(stderr, "%s: %s: '' is empty\n", program, name_of(option));
+            exit(USAGE_ERROR);
+        }
+        *(const char **)option->value = argument;
+        return;
+    case OPTION_COUNT:
+        ++*(int32_t *)option->value;
+        return;
+    case OPTION_HELP:
+        usage(table, count);
+        exit(EXIT_SUCCESS);
+    case OPTION_IGNORED:
+        return;
+    }
+}
+
+/* What getopt_long refused: `refused` is ':' (no argument) or '?', the option is `known` or what stands in `word`. */
+static void refuse(int refused, const option_t *known, const char *word) {
+    if (refused == ':')
+        fprintf(stderr, "%s: %s needs a value\n", program, name_of(known));
+    else if (known != NULL)
+        fprintf(stderr, "%s: %s takes no value: '%s'\n", program, name_of(known), word);
+    else if (optopt != 0)
+        fprintf(stderr, "%s: unknown option -%c; %s -h lists all\n", program, optopt, program);
+    else
+        fprintf(stderr, "%s: unknown or ambiguous option %s; %s -h lists all\n", program, word, program);
+    exit(USAGE_ERROR);
+}
+
+void options_parse(int argc, char **argv, const option_t *table, size_t count) {
+    /* getopt_long's codes: a letter, or LONG + the row for a long name. */
+    enum { LONG = 256 };
+    struct option names[MAX_OPTIONS + 1] = {{0}};
+    char letters[2 * MAX_OPTIONS + 2] = ":";
+    size_t nnames = 0, nletters = 1;
+
+    if (count > MAX_OPTIONS)
+        abort();
+    program = strrchr(argv[0], '/') != NULL ? strrchr(argv[0], '/') + 1 : argv[0];
+    for (size_t row = 0; row < count; row++) {
+        if (table[row].name != NULL)
+            names[nnames++] = (struct option){table[row].name, takes_argument(&table[row]), NULL, LONG + (int)row};
+        if (table[row].letter != 0) {
+            letters[nletters++] = table[row].letter;
+            if (takes_argument(&table[row]))
+                letters[nletters++] = ':';
+        }
+    }
+
+    int code;
+    while ((code = getopt_long(argc, argv, letters, names, NULL)) != -1) {
+        int wanted = code == ':' || code == '?' ? optopt : code;
+        const option_t *option = NULL;
+        for (size_t row = 0; row < count && option == NULL; row++)
+            if (wanted == LONG + (int)row || (wanted != 0 && wanted == table[row].letter))
+                option = &table[row];
+        if (code == ':' || code == '?')
+            refuse(code, option, argv[optind - 1]);
+        take(option, optarg, table, count);
+    }
+    if (optind < argc) {
+        fprintf(stderr, "%s: unexpected argument '%s'\n", program, argv[optind]);
+        exit(USAGE_ERROR);
+    }
+}

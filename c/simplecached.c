@@ -1,0 +1,50 @@
+/* simplecached: the cache daemon. Serves the files of a locals file to webproxy over shared memory. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "gfproxy.h"
+#include "options.h"
+
+int main(int argc, char **argv) {
+    uint32_t drain_ms = 5000;
+    gfproxy_cached_options_t options;
+
+    gfproxy_cached_options_init(&options);
+    option_t table[] = {
+        {'c', "cachedir", OPTION_TEXT, &options.locals, .help = "the locals file: a key and a path a line"},
+        {'t', "nthreads", OPTION_NUMBER, &options.threads, 1, 100, .help = "worker threads"},
+        {'d', "delay", OPTION_NUMBER, &options.delay_us, 0, 2500000,
+         .help = "microseconds by which each lookup is delayed"},
+        {'S', "socket", OPTION_TEXT, &options.socket, .help = "command socket to listen on"},
+        {0, "drain-ms", OPTION_NUMBER, &drain_ms, 0, UINT32_MAX, .help = "on SIGTERM, let transfers run for so long"},
+        {'v', "verbose", OPTION_COUNT, &options.verbosity, .help = "log more: -v info, -vv debug, -vvv trace"},
+        {'h', "help", OPTION_HELP, .help = "print this text"},
+        {'i', "hidden", OPTION_IGNORED, .help = NULL},
+    };
+    options_parse(argc, argv, table, sizeof table / sizeof *table);
+
+    /* Before any thread starts: all of them inherit this mask, so that only the loop below takes these signals. */
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+
+    if (gfproxy_cached_start(&options) != 0)
+        return EXIT_FAILURE;
+
+    int signal_number;
+    while (sigwait(&signals, &signal_number) == 0 && signal_number == SIGHUP)
+        gfproxy_cached_reload();
+
+    /* From here on a second signal has its default action: it ends the process at once. */
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    signal(SIGHUP, SIG_IGN);
+    pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+    gfproxy_cached_stop(drain_ms);
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,102 @@
+/*
+ * webproxy: answers GETFILE requests with files from an HTTP origin (Part 1), from the cache daemon simplecached
+ * (Part 2), or from the cache first and the origin on a miss.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "gfproxy.h"
+#include "gfserver.h"
+#include "options.h"
+
+enum { BACKLOG = 4096 };
+
+static gfserver_t gfs;
+static sigset_t endings;
+static uint32_t drain_ms = 5000;
+
+/*
+ * The end that both a provided gfserver.o and ours can take. gfserver_stop is not called: the provided one cancels its
+ * worker threads and frees their contexts while handlers may still run. So the listening socket is shut down, which
+ * refuses new clients, the handlers finish what they have begun, and the process exits with its threads idle.
+ */
+static void *end_on_signal(void *unused) {
+    int signal_number;
+
+    (void)unused;
+    sigwait(&endings, &signal_number);
+    /* From here on a second signal has its default action: it ends the process at once. */
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    pthread_sigmask(SIG_UNBLOCK, &endings, NULL);
+
+    shutdown(gfs.socket_fd, SHUT_RDWR);
+    int left = gfproxy_drain(drain_ms);
+    if (left > 0)
+        fprintf(stderr, "webproxy: %d transfers cut short after %u ms\n", left, drain_ms);
+    gfproxy_stop();
+    exit(EXIT_SUCCESS);
+}
+
+int main(int argc, char **argv) {
+    uint32_t port = 25362, threads = 8;
+    bool cache = false;
+    gfproxy_options_t options;
+
+    gfproxy_options_init(&options);
+    option_t table[] = {
+        {'p', "port", OPTION_NUMBER, &port, 0, 65535, .help = "listen on this port, 0: any free one"},
+        {'t', "thread-count", OPTION_NUMBER, &threads, 1, 200, .help = "worker threads"},
+        {'s', "server", OPTION_TEXT, &options.origin, .help = "base URL of the origin to relay to"},
+        {'n', "segment-count", OPTION_NUMBER, &options.segments, 1, GFPROXY_MAX_SEGMENTS,
+         .help = "shared-memory segments", .given = &cache},
+        {'z', "segment-size", OPTION_NUMBER, &options.segment_size, GFPROXY_MIN_SEGMENT_SIZE, GFPROXY_MAX_SEGMENT_SIZE,
+         .help = "bytes in a segment", .given = &cache},
+        {'S', "socket", OPTION_TEXT, &options.socket, .help = "command socket of simplecached", .given = &cache},
+        {0, "cache-wait-ms", OPTION_NUMBER, &options.cache_wait_ms, 0, UINT32_MAX,
+         .help = "how long a request waits for an absent simplecached"},
+        {0, "stall-ms", OPTION_NUMBER, &options.stall_ms, 1, UINT32_MAX,
+         .help = "drop a client that does not read for so long"},
+        {0, "drain-ms", OPTION_NUMBER, &drain_ms, 0, UINT32_MAX, .help = "on SIGTERM, let transfers run for so long"},
+        {'v', "verbose", OPTION_COUNT, &options.verbosity, .help = "log more: -v info, -vv debug, -vvv trace"},
+        {'h', "help", OPTION_HELP, .help = "print this text"},
+        {0, "listen-port", OPTION_NUMBER, &port, 0, 65535, .help = NULL},
+        {0, "hidden", OPTION_IGNORED, .help = NULL},
+    };
+    options_parse(argc, argv, table, sizeof table / sizeof *table);
+
+    /* An origin alone is Part 1, none is Part 2, both together are a cache in front of an origin. */
+    ssize_t (*handler)(gfcontext_t *, const char *, void *) = options.origin == NULL ? handle_with_cache
+                                                              : cache                ? handle_with_cache_or_curl
+                                                                                     : handle_with_curl;
+
+    /* Before any thread starts: all of them inherit this mask, so that only end_on_signal takes these signals. */
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&endings);
+    sigaddset(&endings, SIGTERM);
+    sigaddset(&endings, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &endings, NULL);
+
+    pthread_t signal_thread;
+    if (gfproxy_start(&options) != 0)
+        return EXIT_FAILURE;
+    if (pthread_create(&signal_thread, NULL, end_on_signal, NULL) != 0) {
+        perror("webproxy: pthread_create");
+        return EXIT_FAILURE;
+    }
+
+    gfserver_init(&gfs, (int)threads);
+    gfserver_setopt(&gfs, GFS_PORT, (unsigned short)port);
+    gfserver_setopt(&gfs, GFS_MAXNPENDING, BACKLOG);
+    gfserver_setopt(&gfs, GFS_WORKER_FUNC, handler);
+    for (int worker = 0; worker < (int)threads; worker++)
+        gfserver_setopt(&gfs, GFS_WORKER_ARG, worker, options.origin);
+    gfserver_serve(&gfs);
+
+    /* Our gfserver returns once its socket is shut down; the signal thread still drains, then exits. */
+    pthread_join(signal_thread, NULL);
+    return EXIT_SUCCESS;
+}
