@@ -1,0 +1,275 @@
+//! `gfclient_download` against a server that answers well, badly and not at all.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::getfile_client::{DOWNLOAD, Ended, directory, names, run};
+use crate::getfile_server::{GetfileServer, Step, file};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket};
+
+/// One request for `path` in a fresh directory that is then handed to `check`.
+fn one(server: &GetfileServer, path: &str, options: &[&str], check: impl FnOnce(Ended, &Path)) {
+    let place = directory(&[path.as_bytes()]);
+    let port = server.port();
+    let arguments = [&["-s", "127.0.0.1", "-p", &port, "-r", "1"], options].concat();
+    check(run(DOWNLOAD, place.path(), &arguments), place.path());
+}
+
+/// One request that must fail with exactly `error` and leave nothing behind.
+fn fails(steps: Vec<Step>, error: &str) {
+    let server = GetfileServer::start([("/d/file", steps)]);
+    one(&server, "/d/file", &["--read-timeout", "0.5"], |ended, place| {
+        assert_eq!(ended.one_line(), format!("gfclient_download: /d/file: {error}"));
+        assert_eq!(ended.status, 1);
+        assert!(ended.stdout.starts_with("0 of 1 requests served, 0 bytes"), "{}", ended.stdout);
+        assert!(!place.join("d").exists() || names(&place.join("d")).is_empty(), "nothing may be left behind");
+    });
+}
+
+fn send(bytes: &[u8]) -> Step {
+    Step::Send(bytes.to_vec())
+}
+
+#[test]
+fn files_of_every_kind_arrive_byte_for_byte_at_their_paths() {
+    let binary: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let server = GetfileServer::start([("/a/b/c.bin", file(&binary)), ("/empty", file(b"")), ("/one", file(b"\n"))]);
+    let place = directory(&[b"/a/b/c.bin", b"/empty", b"/one"]);
+    let ended = run(DOWNLOAD, place.path(), &["-p", &server.port(), "-r", "3"]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    assert!(ended.stdout.starts_with("3 of 3 requests served, 300001 bytes"), "{}", ended.stdout);
+    assert!(fs::read(place.path().join("a/b/c.bin")).unwrap() == binary);
+    assert_eq!(fs::read(place.path().join("empty")).unwrap(), b"");
+    assert_eq!(fs::read(place.path().join("one")).unwrap(), b"\n");
+    assert_eq!(names(place.path()), ["a", "empty", "one"]);
+    assert_eq!(names(&place.path().join("a/b")), ["c.bin"]);
+    let mode = fs::metadata(place.path().join("one")).unwrap().permissions().mode();
+    assert_eq!(
+        mode & 0o444 & !umask(),
+        0o444 & !umask(),
+        "readable as far as the umask allows, not for the owner alone"
+    );
+}
+
+fn umask() -> u32 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
+    u32::from_str_radix(line.trim(), 8).unwrap()
+}
+
+#[test]
+fn requests_go_round_the_workload_from_its_second_path_on() {
+    let server = GetfileServer::start([("/a", file(b"A")), ("/b", file(b"B")), ("/c", file(b"C"))]);
+    let place = directory(&[b"/a /b", b"", b"\t/c\r"]);
+    let ended = run(DOWNLOAD, place.path(), &["-p", &server.port(), "-r", "2", "--rounds", "2"]);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    let expected = ["b", "c", "a", "b"].map(|path| format!("GETFILE GET /{path}\r\n\r\n").into_bytes());
+    assert_eq!(server.requests(), expected);
+}
+
+#[test]
+fn many_threads_share_the_requests_and_may_fetch_the_same_file_at_once() {
+    let body = vec![b'x'; 1_000_000];
+    let server = GetfileServer::start([("/same", file(&body))]);
+    let place = directory(&[b"/same"]);
+    let ended = run(DOWNLOAD, place.path(), &["-p", &server.port(), "-t", "100", "-r", "150"]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    assert_eq!(server.requests().len(), 150);
+    assert!(fs::read(place.path().join("same")).unwrap() == body);
+    assert_eq!(names(place.path()), ["same"]);
+}
+
+#[test]
+fn an_answer_may_be_split_at_every_byte_of_its_header() {
+    const ANSWERS: [(&str, &[u8], i32); 3] = [
+        ("/ok", b"GETFILE OK 5 hello", 0),
+        ("/missing", b"GETFILE FILE_NOT_FOUND 0\n", 1),
+        ("/error", b"GETFILE ERROR 0\n", 1),
+    ];
+    for (path, answer, status) in ANSWERS {
+        for split in 1..answer.len() {
+            let steps = vec![send(&answer[..split]), Step::Drained, send(&answer[split..]), Step::Hold];
+            let server = GetfileServer::start([(path, steps)]);
+            one(&server, path, &[], |ended, place| {
+                assert_eq!(ended.status, status, "split at {split}: {ended:?}");
+                if status == 0 {
+                    assert_eq!(fs::read(place.join("ok")).unwrap(), b"hello", "split at {split}");
+                }
+            });
+        }
+        let bytes = answer.iter().flat_map(|&byte| [send(&[byte]), Step::Drained]);
+        let server = GetfileServer::start([(path, bytes.chain([Step::Hold]).collect())]);
+        one(&server, path, &[], |ended, _| assert_eq!(ended.status, status, "{ended:?}"));
+    }
+}
+
+#[test]
+fn refusals_are_reported_by_name() {
+    fails(vec![send(b"GETFILE FILE_NOT_FOUND 0\n"), Step::Hold], "FILE_NOT_FOUND");
+    fails(vec![send(b"GETFILE ERROR 0\n")], "ERROR");
+}
+
+#[test]
+fn a_short_file_is_an_error_that_names_got_and_expected() {
+    let short = "short file: got 3 of 100 bytes: ";
+    fails(vec![send(b"GETFILE OK 100 abc")], &format!("{short}the server closed the connection"));
+    let reset = vec![send(b"GETFILE OK 100 abc"), Step::Drained, Step::Reset];
+    fails(reset, &format!("{short}Connection reset by peer (os error 104)"));
+    fails(vec![send(b"GETFILE OK 100 abc"), Step::Hold], &format!("{short}the server was silent for 500ms"));
+    fails(vec![send(b"GETFILE OK 1 ")], "short file: got 0 of 1 bytes: the server closed the connection");
+}
+
+#[test]
+fn a_file_cut_short_does_not_replace_a_whole_one() {
+    let server = GetfileServer::start([("/file", vec![send(b"GETFILE OK 100 abc")])]);
+    let place = directory(&[b"/file"]);
+    fs::write(place.path().join("file"), "from before").unwrap();
+    let ended = run(DOWNLOAD, place.path(), &["-p", &server.port(), "-r", "1"]);
+    assert_eq!(ended.status, 1);
+    assert_eq!(fs::read(place.path().join("file")).unwrap(), b"from before");
+    assert_eq!(names(place.path()), ["file"]);
+}
+
+#[test]
+fn more_than_the_announced_length_is_an_error() {
+    let long = |expected| format!("long file: the server sent more than the {expected} bytes that it announced");
+    fails(vec![send(b"GETFILE OK 3 abcd"), Step::Hold], &long(3));
+    fails(vec![send(b"GETFILE OK 3 abc"), Step::Drained, send(b"GETFILE ERROR 0\n"), Step::Hold], &long(3));
+    fails(vec![send(b"GETFILE OK 0 x"), Step::Hold], &long(0));
+}
+
+#[test]
+fn a_whole_file_stays_whole_however_its_connection_ends() {
+    for ending in [vec![], vec![Step::Drained, Step::Reset], vec![Step::Hold]] {
+        let server = GetfileServer::start([("/f", [vec![send(b"GETFILE OK 3 abc")], ending].concat())]);
+        one(&server, "/f", &[], |ended, place| {
+            assert_eq!(ended.status, 0, "{ended:?}");
+            assert_eq!(fs::read(place.join("f")).unwrap(), b"abc");
+        });
+    }
+}
+
+#[test]
+fn no_answer_is_an_error_and_never_a_hang() {
+    fails(vec![], "no answer: the server closed the connection");
+    fails(vec![send(b"GETFILE O")], "no answer: the server closed the connection");
+    fails(vec![Step::Reset], "no answer: Connection reset by peer (os error 104)");
+    fails(vec![Step::Hold], "no answer: the server was silent for 500ms");
+    fails(vec![send(b"GETFILE OK 12"), Step::Hold], "no answer: the server was silent for 500ms");
+}
+
+#[test]
+fn what_is_no_getfile_answer_is_refused() {
+    fails(vec![send(b"HTTP/1.1 400 Bad Request\r\n\r\n")], "malformed answer: it does not begin with GETFILE");
+    let status = "malformed answer: its status is none of OK, FILE_NOT_FOUND and ERROR";
+    fails(vec![send(b"GETFILE INVALID 0\n")], status);
+    fails(vec![send(&[b'x'; 100_000])], "malformed answer: it does not begin with GETFILE");
+    let length = "malformed answer: its length is not a number followed by one space";
+    fails(vec![send(b"GETFILE OK -1 ")], length);
+    fails(vec![send(b"GETFILE OK 99999999999999999999 abc")], length);
+}
+
+#[test]
+fn paths_that_are_no_files_below_the_current_directory_never_reach_the_server() {
+    let server = GetfileServer::start([("/fine", file(b"x"))]);
+    let refused: [&[u8]; 8] = [b"/..", b"/../x", b"/a/../../x", b"/a/..", b"/", b"/a/", b"/a/.", b"/nul\0"];
+    let place = directory(&[&[b"/fine" as &[u8]], &refused[..]].concat());
+    let ended = run(DOWNLOAD, place.path(), &["-p", &server.port(), "-r", "9"]);
+    assert_eq!(ended.status, 1);
+    assert_eq!(ended.stderr.lines().count(), refused.len(), "{}", ended.stderr);
+    assert!(ended.stderr.contains("/a/../../x: refused: .. could leave the current directory\n"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("/a/: refused: it names a directory, not a file\n"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("/nul\\x00: refused: a file name cannot hold a NUL byte\n"), "{}", ended.stderr);
+    assert!(ended.stdout.starts_with("1 of 9 requests served"), "{}", ended.stdout);
+    assert_eq!(server.requests(), [b"GETFILE GET /fine\r\n\r\n"]);
+    assert_eq!(names(place.path()), ["fine"]);
+}
+
+#[test]
+fn paths_are_bytes_of_any_value_and_long() {
+    let long = "/".to_owned() + &"n".repeat(255);
+    let deep = format!("/{}/f", ["d"; 500].join("/"));
+    let server = GetfileServer::start([(&long, file(b"L")), (&deep, file(b"D")), ("//twice//slashed", file(b"S"))]);
+    let place = directory(&[long.as_bytes(), deep.as_bytes(), b"//twice//slashed"]);
+    let ended = run(DOWNLOAD, place.path(), &["-p", &server.port(), "-r", "3"]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    assert_eq!(fs::read(place.path().join(&long[1..])).unwrap(), b"L");
+    assert_eq!(fs::read(place.path().join(&deep[1..])).unwrap(), b"D");
+    assert_eq!(fs::read(place.path().join("twice/slashed")).unwrap(), b"S");
+
+    let place = directory(&[b"/\xff\x1b"]);
+    let ended = run(DOWNLOAD, place.path(), &["-p", &server.port(), "-r", "1"]);
+    assert_eq!(server.requests()[3], b"GETFILE GET /\xff\x1b\r\n\r\n");
+    assert!(ended.one_line().starts_with("gfclient_download: /\\xff\\x1b: no answer"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_file_name_of_any_bytes_is_written() {
+    // No script fits a path that is not UTF-8, so the server is a plain one here.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let place = directory(&[b"/\xfe"]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 19];
+            std::io::Read::read_exact(&mut stream, &mut request[..b"GETFILE GET /\xfe\r\n\r\n".len()]).unwrap();
+            std::io::Write::write_all(&mut stream, b"GETFILE OK 1 x").unwrap();
+        });
+        assert_eq!(run(DOWNLOAD, place.path(), &["-p", &port, "-r", "1"]).status, 0);
+    });
+    assert_eq!(fs::read(place.path().join(std::ffi::OsStr::from_bytes(b"\xfe"))).unwrap(), b"x");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_fails_by_name_and_the_others_arrive() {
+    let overlong = "/".to_owned() + &"n".repeat(256);
+    let server = GetfileServer::start([("/f/x", file(b"x")), (&overlong, file(b"x")), ("/good", file(b"x"))]);
+    let place = directory(&[b"/f/x", overlong.as_bytes(), b"/good"]);
+    fs::write(place.path().join("f"), "in the way").unwrap();
+    let ended = run(DOWNLOAD, place.path(), &["-p", &server.port(), "-r", "3"]);
+    assert_eq!(ended.status, 1);
+    assert!(ended.stderr.contains("/f/x: cannot write f/x: "), "{}", ended.stderr);
+    assert!(ended.stderr.contains("nnn: File name too long"), "{}", ended.stderr);
+    assert_eq!(names(place.path()), ["f", "good"]);
+}
+
+#[test]
+fn ipv6_and_names_reach_the_server() {
+    let server = GetfileServer::start_on(TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap(), [("/f", file(b"six"))]);
+    for address in ["::1", "[::1]", "localhost"] {
+        let place = directory(&[b"/f"]);
+        let ended = run(DOWNLOAD, place.path(), &["-s", address, "-p", &server.port(), "-r", "1"]);
+        if address != "localhost" || ended.status == 0 {
+            assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{address}");
+            assert_eq!(fs::read(place.path().join("f")).unwrap(), b"six");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_refuses_connections_is_waited_for_so_long_and_not_longer() {
+    // Bound and not listening: the port is this test's own, and refuses connections.
+    let bound = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(bound.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let port = getsockname::<SockaddrIn>(bound.as_raw_fd()).unwrap().port().to_string();
+    let place = directory(&[b"/f"]);
+    let arguments = |limit| ["-s", "127.0.0.1", "-p", &port, "-r", "1", "--refused-timeout", limit];
+    let ended = run(DOWNLOAD, place.path(), &arguments("0"));
+    assert_eq!(ended.status, 1);
+    assert_eq!(ended.one_line(), "gfclient_download: /f: cannot connect: Connection refused (os error 111)");
+
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| run(DOWNLOAD, place.path(), &arguments("60")));
+        listen(&bound, Backlog::new(16).unwrap()).unwrap();
+        let server = GetfileServer::start_on(TcpListener::from(bound), [("/f", file(b"late"))]);
+        let ended = client.join().unwrap();
+        assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+        drop(server);
+    });
+    assert_eq!(fs::read(place.path().join("f")).unwrap(), b"late");
+}
