@@ -1,1 +1,171 @@
-//! To be filled.
+//! What `handle_with_curl` does: the path of a GETFILE request becomes an HTTP request to an origin, and its body goes
+//! to the client as it arrives. docs/origin.md says what is promised.
+
+mod config;
+mod head;
+mod repetition;
+mod spool;
+mod status;
+mod transfer;
+mod url;
+mod watch;
+
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::reply::{Outcome, Reply};
+use crate::sys::curl::{Easy, Error, Options, Share};
+
+pub use config::Config;
+use repetition::{Reached, Repetition};
+use spool::Budget;
+use transfer::{End, Failure, Rest, Transfer};
+use url::Base;
+
+/// Why there can be no [`Origin`].
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    /// The base URL cannot be used.
+    #[error("the origin {url:?} cannot be used: {reason}")]
+    Base {
+        /// As it was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A path in the configuration holds a NUL byte.
+    #[error("{0:?} is not a path")]
+    Path(std::path::PathBuf),
+    /// libcurl refused.
+    #[error("libcurl: {0}")]
+    Curl(String),
+}
+
+impl From<Error> for OriginError {
+    fn from(error: Error) -> Self {
+        Self::Curl(error.to_string())
+    }
+}
+
+/// An HTTP origin, for all worker threads.
+pub struct Origin {
+    base: Base,
+    config: Config,
+    options: Options,
+    share: Arc<Share>,
+    /// The handles that no request uses, the one used last at the end. A worker takes that one, so there are never
+    /// more handles, nor kept connections to the origin, than there were requests at a time.
+    idle: Mutex<Vec<Easy>>,
+    budget: Arc<Budget>,
+}
+
+impl Origin {
+    /// An origin whose files lie below `base`, an http or https URL.
+    pub fn new(base: &str, config: Config) -> Result<Self, OriginError> {
+        let base = Base::parse(base)?;
+        let options = Options {
+            user_agent: CString::new(concat!("gfproxy/", env!("CARGO_PKG_VERSION"))).expect("no NUL"),
+            connect_timeout: config.connect_timeout,
+            redirects: config.redirects,
+            redirects_may_use_http: !base.is_secure(),
+            buffer: config.buffer,
+            ca_file: config.ca_file.as_deref().map(c_path).transpose()?,
+            ca_directory: config.ca_directory.as_deref().map(c_path).transpose()?,
+        };
+        let share = Arc::new(Share::new()?);
+        // What libcurl refuses, it refuses now and not at the first request.
+        let first = Easy::new(&share, &options)?;
+        let budget = Budget::new(config.spool_memory_total);
+        Ok(Self { base, config, options, share, idle: Mutex::new(vec![first]), budget })
+    }
+
+    /// Answers a request for `path`. Only a file's header and body are written to `reply`; how a request without a
+    /// file is answered follows from the outcome.
+    pub fn serve(&self, path: &[u8], reply: &mut dyn Reply) -> Outcome {
+        let Some(url) = self.base.join(path) else {
+            return Outcome::NotFound;
+        };
+        // Bound to a name, so that the lock is not held while a new handle is made.
+        let idle = self.idle.lock().pop();
+        let mut easy = match idle.map_or_else(|| Easy::new(&self.share, &self.options), Ok) {
+            Ok(easy) => easy,
+            Err(error) => return Outcome::Failed(error.to_string()),
+        };
+        let keeps_encoding = keeps_encoding(path);
+        let mut transfer = Transfer::new(&self.config, &self.budget, reply, keeps_encoding);
+        match self.attempt_until_done(&mut easy, &url, keeps_encoding, &mut transfer) {
+            Ok(outcome) => {
+                self.idle.lock().push(easy);
+                outcome
+            }
+            // A handle that refuses an option is not kept.
+            Err(error) => transfer.give_up(error.to_string()),
+        }
+    }
+
+    fn attempt_until_done(
+        &self,
+        easy: &mut Easy,
+        url: &CStr,
+        keeps_encoding: bool,
+        transfer: &mut Transfer<'_>,
+    ) -> Result<Outcome, Error> {
+        easy.set_url(url)?;
+        if keeps_encoding {
+            easy.set_decoding(false)?;
+        }
+        let mut repetition = Repetition::new(&self.config, Instant::now());
+        let mut ranged = false;
+        let outcome = loop {
+            let before = transfer.delivered();
+            let result = easy.perform(transfer);
+            let Failure { reason, transient } = match transfer.finish(result) {
+                End::Done(outcome) => break outcome,
+                End::Failure(failure) => failure,
+            };
+            let rest = transfer.rest();
+            let reached = match &rest {
+                Rest::All => Reached::Nothing,
+                Rest::From { .. } => Reached::Body { more: transfer.delivered() > before },
+                Rest::Lost => break transfer.give_up(reason),
+            };
+            let wait = if transient { repetition.next(reached, Instant::now()) } else { None };
+            let Some(wait) = wait else {
+                break transfer.give_up(reason);
+            };
+            log::debug!("origin: {reason}; going on from byte {} in {wait:?}", transfer.delivered());
+            thread::sleep(wait);
+            if let Rest::From { offset, if_range } = rest {
+                easy.set_range(Some((offset, &if_range)))?;
+                ranged = true;
+            }
+            transfer.begin_attempt();
+        };
+        if ranged {
+            easy.set_range(None)?;
+        }
+        if keeps_encoding {
+            easy.set_decoding(true)?;
+        }
+        Ok(outcome)
+    }
+}
+
+/// Whether a file is known by its name to be compressed. Some origins say the same with `Content-Encoding`; whoever
+/// asks for `a.tar.gz` wants it as it is.
+fn keeps_encoding(path: &[u8]) -> bool {
+    const SUFFIXES: [&[u8]; 6] = [b".gz", b".tgz", b".svgz", b".br", b".zst", b".z"];
+    SUFFIXES
+        .iter()
+        .any(|suffix| path.len().checked_sub(suffix.len()).is_some_and(|at| path[at..].eq_ignore_ascii_case(suffix)))
+}
+
+fn c_path(path: &Path) -> Result<CString, OriginError> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| OriginError::Path(path.to_owned()))
+}

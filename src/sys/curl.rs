@@ -1,1 +1,431 @@
-//! Bindings.
+//! libcurl: an easy handle as an owned value with typed options, and one transfer at a time into a [`Receiver`].
+//!
+//! A panic in a receiver is caught at the C boundary, ends the transfer and goes on in [`Easy::perform`]'s caller.
+
+mod share;
+mod url;
+
+use std::any::Any;
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::marker::PhantomData;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use curl_sys::{CURL, CURLINFO, CURLcode, CURLoption};
+
+pub(crate) use share::Share;
+pub(crate) use url::{Part, Url};
+
+// What curl-sys leaves out, with the values of curl.h.
+const CURLOPT_XFERINFOFUNCTION: CURLoption = 20_000 + 219;
+const CURLOPT_XFERINFODATA: CURLoption = curl_sys::CURLOPT_PROGRESSDATA;
+const CURLINFO_PROTOCOL: CURLINFO = curl_sys::CURLINFO_LONG + 48;
+const CURLINFO_ACTIVESOCKET: CURLINFO = 0x50_0000 + 44;
+const CURL_ERROR_SIZE: usize = 256;
+
+/// Why libcurl refused an option or gave up a transfer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Error {
+    code: CURLcode,
+    message: String,
+}
+
+impl Error {
+    fn new(code: CURLcode) -> Self {
+        // SAFETY: a static NUL-terminated text for every code, known or not.
+        let text = unsafe { CStr::from_ptr(curl_sys::curl_easy_strerror(code)) };
+        Self { code, message: text.to_string_lossy().into_owned() }
+    }
+
+    /// Whether the same request may fare better on another connection: the failure was the connection's or the
+    /// resolver's, not the request's or the answer's.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(
+            self.code,
+            curl_sys::CURLE_COULDNT_RESOLVE_PROXY
+                | curl_sys::CURLE_COULDNT_RESOLVE_HOST
+                | curl_sys::CURLE_COULDNT_CONNECT
+                | curl_sys::CURLE_HTTP2
+                | curl_sys::CURLE_PARTIAL_FILE
+                | curl_sys::CURLE_OPERATION_TIMEDOUT
+                | curl_sys::CURLE_SSL_CONNECT_ERROR
+                | curl_sys::CURLE_GOT_NOTHING
+                | curl_sys::CURLE_SEND_ERROR
+                | curl_sys::CURLE_RECV_ERROR
+                | curl_sys::CURLE_HTTP2_STREAM
+        )
+    }
+}
+
+fn check(code: CURLcode) -> Result<(), Error> {
+    if code == curl_sys::CURLE_OK { Ok(()) } else { Err(Error::new(code)) }
+}
+
+/// Where a transfer goes. `Break` from any of these ends it.
+pub(crate) trait Receiver {
+    /// One line of a response head, with its line end; the heads of redirects and interim responses come first.
+    fn header(&mut self, line: &[u8]) -> ControlFlow<()>;
+    /// The next bytes of the body of the final response.
+    fn body(&mut self, data: &[u8], wire: &Wire<'_>) -> ControlFlow<()>;
+    /// Called between reads, and at least about once a second.
+    fn tick(&mut self) -> ControlFlow<()>;
+}
+
+/// What is known of a transfer below its body: used to tell a body that is longer than its announced length.
+pub(crate) struct Wire<'a> {
+    handle: NonNull<CURL>,
+    received: u64,
+    transfer: PhantomData<&'a ()>,
+}
+
+impl Wire<'_> {
+    /// Whether more bytes than `length` have come after the head. libcurl itself drops them in silence. Data that is
+    /// still on its way goes unseen, and so does what follows in a TLS stream.
+    pub(crate) fn carries_more_than(&self, length: u64) -> bool {
+        self.received > length || self.has_unread()
+    }
+
+    fn has_unread(&self) -> bool {
+        let mut protocol: c_long = 0;
+        let mut socket: curl_sys::curl_socket_t = -1;
+        // SAFETY: the handle lives for the whole transfer, and these infos write a long and a curl_socket_t.
+        let known = unsafe {
+            curl_sys::curl_easy_getinfo(self.handle.as_ptr(), CURLINFO_PROTOCOL, &raw mut protocol)
+                == curl_sys::CURLE_OK
+                && curl_sys::curl_easy_getinfo(self.handle.as_ptr(), CURLINFO_ACTIVESOCKET, &raw mut socket)
+                    == curl_sys::CURLE_OK
+        };
+        if !known || socket < 0 || protocol != c_long::from(curl_sys::CURLPROTO_HTTP) {
+            return false;
+        }
+        let mut byte = 0_u8;
+        // SAFETY: recv(2) writes at most one byte, into `byte`, and with MSG_PEEK takes none from libcurl's socket.
+        let seen = unsafe { libc::recv(socket, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
+        seen > 0
+    }
+}
+
+/// The options that a handle keeps for all its transfers.
+pub(crate) struct Options {
+    pub(crate) user_agent: CString,
+    pub(crate) connect_timeout: Duration,
+    /// How many redirects are followed, and whether they may lead to plain HTTP.
+    pub(crate) redirects: u32,
+    pub(crate) redirects_may_use_http: bool,
+    /// The most bytes that are read from a connection at once.
+    pub(crate) buffer: usize,
+    /// The file and the directory of the certificates that are trusted; `None` leaves libcurl's own.
+    pub(crate) ca_file: Option<CString>,
+    pub(crate) ca_directory: Option<CString>,
+}
+
+/// An easy handle with its kept connections.
+pub(crate) struct Easy {
+    handle: NonNull<CURL>,
+    /// The transfer that runs, NULL outside of `perform`. At a stable address, which the callbacks know.
+    call: Box<Cell<*mut Call<'static>>>,
+    error: Box<[c_char; CURL_ERROR_SIZE]>,
+    fields: FieldList,
+    /// Outlives the handle, which uses it.
+    _share: Arc<Share>,
+}
+
+// SAFETY: libcurl allows a handle on any thread, on one at a time; `Easy` is not `Sync`, and what the handle shares is
+// guarded by the locks of `Share`. The pointer in `call` is NULL whenever an `Easy` can be moved.
+unsafe impl Send for Easy {}
+
+/// A transfer that runs, as the callbacks see it.
+struct Call<'a> {
+    receiver: &'a mut dyn Receiver,
+    received: u64,
+    handle: NonNull<CURL>,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+impl Easy {
+    /// A fresh handle that uses `share`.
+    pub(crate) fn new(share: &Arc<Share>, options: &Options) -> Result<Self, Error> {
+        initialise();
+        // SAFETY: libcurl is initialised.
+        let handle = NonNull::new(unsafe { curl_sys::curl_easy_init() })
+            .ok_or_else(|| Error::new(curl_sys::CURLE_OUT_OF_MEMORY))?;
+        let mut easy = Self {
+            handle,
+            call: Box::new(Cell::new(ptr::null_mut())),
+            error: Box::new([0; CURL_ERROR_SIZE]),
+            fields: FieldList(ptr::null_mut()),
+            _share: Arc::clone(share),
+        };
+        easy.set_callbacks()?;
+        easy.set_pointer(curl_sys::CURLOPT_SHARE, share.as_ptr().cast())?;
+        easy.set_options(options)?;
+        Ok(easy)
+    }
+
+    fn set_callbacks(&mut self) -> Result<(), Error> {
+        let error = self.error.as_mut_ptr();
+        self.set_pointer(curl_sys::CURLOPT_ERRORBUFFER, error.cast())?;
+        let call: *const Cell<_> = &raw const *self.call;
+        for data in [
+            curl_sys::CURLOPT_WRITEDATA,
+            curl_sys::CURLOPT_HEADERDATA,
+            curl_sys::CURLOPT_DEBUGDATA,
+            CURLOPT_XFERINFODATA,
+        ] {
+            self.set_pointer(data, call.cast_mut().cast())?;
+        }
+        self.set_pointer(curl_sys::CURLOPT_WRITEFUNCTION, on_body as *mut c_void)?;
+        self.set_pointer(curl_sys::CURLOPT_HEADERFUNCTION, on_header as *mut c_void)?;
+        self.set_pointer(curl_sys::CURLOPT_DEBUGFUNCTION, on_debug as *mut c_void)?;
+        self.set_pointer(CURLOPT_XFERINFOFUNCTION, on_tick as *mut c_void)
+    }
+
+    fn set_options(&mut self, options: &Options) -> Result<(), Error> {
+        let http = c_long::from(curl_sys::CURLPROTO_HTTP);
+        let https = c_long::from(curl_sys::CURLPROTO_HTTPS);
+        let redirects_to = if options.redirects_may_use_http { http | https } else { https };
+        for (option, value) in [
+            // Signals are the program's. SIGPIPE, which TLS may raise, must be ignored by it.
+            (curl_sys::CURLOPT_NOSIGNAL, 1),
+            (curl_sys::CURLOPT_NOPROGRESS, 0),
+            (curl_sys::CURLOPT_PROTOCOLS, http | https),
+            (curl_sys::CURLOPT_REDIR_PROTOCOLS, redirects_to),
+            (curl_sys::CURLOPT_FOLLOWLOCATION, 1),
+            (curl_sys::CURLOPT_MAXREDIRS, c_long::from(options.redirects)),
+            // The caller has resolved dot segments; libcurl must not see others.
+            (curl_sys::CURLOPT_PATH_AS_IS, 1),
+            (curl_sys::CURLOPT_HTTP09_ALLOWED, 0),
+            (curl_sys::CURLOPT_BUFFERSIZE, c_long::try_from(options.buffer).unwrap_or(c_long::MAX)),
+            (curl_sys::CURLOPT_CONNECTTIMEOUT_MS, milliseconds(options.connect_timeout)),
+        ] {
+            self.set_long(option, value)?;
+        }
+        // Asks for none, and decodes one that comes all the same.
+        self.set_string(curl_sys::CURLOPT_ACCEPT_ENCODING, c"identity")?;
+        self.set_string(curl_sys::CURLOPT_USERAGENT, &options.user_agent)?;
+        if let Some(file) = &options.ca_file {
+            self.set_string(curl_sys::CURLOPT_CAINFO, file)?;
+        }
+        if let Some(directory) = &options.ca_directory {
+            self.set_string(curl_sys::CURLOPT_CAPATH, directory)?;
+        }
+        Ok(())
+    }
+
+    /// What the next transfers fetch.
+    pub(crate) fn set_url(&mut self, url: &CStr) -> Result<(), Error> {
+        self.set_string(curl_sys::CURLOPT_URL, url)
+    }
+
+    /// Whether a content encoding is undone (as it is at first) or its bytes are delivered as they are.
+    pub(crate) fn set_decoding(&mut self, on: bool) -> Result<(), Error> {
+        self.set_long(curl_sys::CURLOPT_HTTP_CONTENT_DECODING, c_long::from(on))
+    }
+
+    /// Asks for the bytes from `offset` on, with one more header field; `None` asks for all of it again.
+    pub(crate) fn set_range(&mut self, range: Option<(u64, &CStr)>) -> Result<(), Error> {
+        let mut fields = FieldList(ptr::null_mut());
+        match range {
+            Some((offset, field)) => {
+                let range = CString::new(format!("{offset}-")).expect("digits hold no NUL");
+                self.set_string(curl_sys::CURLOPT_RANGE, &range)?;
+                fields.push(field)?;
+            }
+            None => self.set_pointer(curl_sys::CURLOPT_RANGE, ptr::null_mut())?,
+        }
+        self.set_pointer(curl_sys::CURLOPT_HTTPHEADER, fields.0.cast())?;
+        // The old list goes only now that libcurl has let go of it.
+        self.fields = fields;
+        Ok(())
+    }
+
+    /// Runs one transfer into `receiver`. An error that follows from the receiver's `Break` is the receiver's to know.
+    pub(crate) fn perform(&mut self, receiver: &mut dyn Receiver) -> Result<(), Error> {
+        self.set_long(curl_sys::CURLOPT_VERBOSE, 0)?;
+        self.error[0] = 0;
+        let mut call = Call { receiver, received: 0, handle: self.handle, panic: None };
+        self.call.set((&raw mut call).cast());
+        // SAFETY: a live handle that no other transfer uses (`&mut self`). Its callbacks reach `call`, which outlives
+        // the transfer and which nothing else touches meanwhile.
+        let code = unsafe { curl_sys::curl_easy_perform(self.handle.as_ptr()) };
+        self.call.set(ptr::null_mut());
+        if let Some(panic) = call.panic {
+            resume_unwind(panic);
+        }
+        let mut result = check(code);
+        if let Err(error) = &mut result
+            && self.error[0] != 0
+        {
+            // SAFETY: libcurl has written a NUL-terminated text of at most CURL_ERROR_SIZE bytes.
+            let text = unsafe { CStr::from_ptr(self.error.as_ptr()) };
+            error.message = text.to_string_lossy().trim_end().to_owned();
+        }
+        result
+    }
+
+    fn set_long(&mut self, option: CURLoption, value: c_long) -> Result<(), Error> {
+        debug_assert!(option < curl_sys::CURLOPTTYPE_OBJECTPOINT);
+        // SAFETY: a live handle and an option that takes a long.
+        check(unsafe { curl_sys::curl_easy_setopt(self.handle.as_ptr(), option, value) })
+    }
+
+    fn set_string(&mut self, option: CURLoption, value: &CStr) -> Result<(), Error> {
+        self.set_pointer(option, value.as_ptr().cast_mut().cast())
+    }
+
+    /// For options that take a pointer: a string, which libcurl copies, or what outlives the handle.
+    fn set_pointer(&mut self, option: CURLoption, value: *mut c_void) -> Result<(), Error> {
+        debug_assert!((curl_sys::CURLOPTTYPE_OBJECTPOINT..curl_sys::CURLOPTTYPE_OFF_T).contains(&option));
+        // SAFETY: a live handle and an option that takes a pointer to what its callers of this file give.
+        check(unsafe { curl_sys::curl_easy_setopt(self.handle.as_ptr(), option, value) })
+    }
+}
+
+impl Drop for Easy {
+    fn drop(&mut self) {
+        // SAFETY: the handle is this value's and is used no more; `call` and `fields` are still there.
+        unsafe { curl_sys::curl_easy_cleanup(self.handle.as_ptr()) };
+    }
+}
+
+/// A list of header fields that a handle borrows.
+struct FieldList(*mut curl_sys::curl_slist);
+
+impl FieldList {
+    fn push(&mut self, field: &CStr) -> Result<(), Error> {
+        // SAFETY: an own list, or NULL for a new one; libcurl copies the text.
+        let list = unsafe { curl_sys::curl_slist_append(self.0, field.as_ptr()) };
+        if list.is_null() {
+            return Err(Error::new(curl_sys::CURLE_OUT_OF_MEMORY));
+        }
+        self.0 = list;
+        Ok(())
+    }
+}
+
+impl Drop for FieldList {
+    fn drop(&mut self) {
+        // SAFETY: an own list or NULL, which this accepts.
+        unsafe { curl_sys::curl_slist_free_all(self.0) };
+    }
+}
+
+/// curl_global_init(3), once. There is no cleanup: other users of libcurl may live in the process.
+fn initialise() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: thread-safe in libcurl since 7.84; before that, the first origin is made before worker threads are.
+        let code = unsafe { curl_sys::curl_global_init(curl_sys::CURL_GLOBAL_ALL) };
+        assert_eq!(code, curl_sys::CURLE_OK, "curl_global_init failed");
+    });
+}
+
+fn milliseconds(limit: Duration) -> c_long {
+    c_long::try_from(limit.as_millis()).unwrap_or(c_long::MAX)
+}
+
+/// Runs `step` on the transfer that `data` leads to, unless one of its steps has panicked.
+///
+/// # Safety
+/// `data` is what `set_callbacks` gave to libcurl, and this is a callback of a handle that is alive.
+unsafe fn with_call(data: *mut c_void, step: impl FnOnce(&mut Call<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    // SAFETY: the caller's promise: `data` points to the cell, which lives as long as its handle.
+    let call = unsafe { &*data.cast::<Cell<*mut Call<'static>>>() }.get();
+    if call.is_null() {
+        return ControlFlow::Break(());
+    }
+    // SAFETY: not NULL, so `perform` is running on this thread and lent its `call` to the callbacks, which run one at
+    // a time.
+    let call = unsafe { &mut *call };
+    if call.panic.is_some() {
+        return ControlFlow::Break(());
+    }
+    match catch_unwind(AssertUnwindSafe(|| step(call))) {
+        Ok(flow) => flow,
+        Err(panic) => {
+            call.panic = Some(panic);
+            ControlFlow::Break(())
+        }
+    }
+}
+
+/// # Safety
+/// `size` bytes from `data` on are readable for `'a`, or `size` is 0.
+unsafe fn bytes<'a>(data: *const c_char, size: usize) -> &'a [u8] {
+    if size == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(data.cast(), size) }
+}
+
+/// What tells libcurl that all was taken, or that the transfer ends.
+fn taken(flow: ControlFlow<()>, size: usize) -> usize {
+    match flow {
+        ControlFlow::Continue(()) => size,
+        ControlFlow::Break(()) => usize::from(size == 0),
+    }
+}
+
+extern "C" fn on_header(line: *mut c_char, size: usize, count: usize, data: *mut c_void) -> usize {
+    let size = size * count;
+    // SAFETY: libcurl gives `size` bytes for the length of this call.
+    let line = unsafe { bytes(line, size) };
+    // SAFETY: called by libcurl with what `set_callbacks` set.
+    let flow = unsafe {
+        with_call(data, |call| {
+            if line == b"\r\n" || line == b"\n" {
+                // From here on the debug callback hears of body bytes, and of little else.
+                call.received = 0;
+                curl_sys::curl_easy_setopt(call.handle.as_ptr(), curl_sys::CURLOPT_VERBOSE, 1 as c_long);
+            }
+            call.receiver.header(line)
+        })
+    };
+    taken(flow, size)
+}
+
+extern "C" fn on_body(chunk: *mut c_char, size: usize, count: usize, data: *mut c_void) -> usize {
+    let size = size * count;
+    // SAFETY: libcurl gives `size` bytes for the length of this call.
+    let chunk = unsafe { bytes(chunk, size) };
+    // SAFETY: called by libcurl with what `set_callbacks` set.
+    let flow = unsafe {
+        with_call(data, |call| {
+            let wire = Wire { handle: call.handle, received: call.received, transfer: PhantomData };
+            call.receiver.body(chunk, &wire)
+        })
+    };
+    taken(flow, size)
+}
+
+extern "C" fn on_tick(data: *mut c_void, _: i64, _: i64, _: i64, _: i64) -> c_int {
+    // SAFETY: called by libcurl with what `set_callbacks` set.
+    let flow = unsafe { with_call(data, |call| call.receiver.tick()) };
+    c_int::from(flow.is_break())
+}
+
+/// Counts the bytes of a body as they are read, before libcurl drops what exceeds the length.
+extern "C" fn on_debug(
+    _: *mut CURL,
+    kind: curl_sys::curl_infotype,
+    _: *mut c_char,
+    size: usize,
+    data: *mut c_void,
+) -> c_int {
+    if kind == curl_sys::CURLINFO_DATA_IN {
+        // SAFETY: called by libcurl with what `set_callbacks` set.
+        let _ = unsafe {
+            with_call(data, |call| {
+                call.received += size as u64;
+                ControlFlow::Continue(())
+            })
+        };
+    }
+    0
+}

@@ -1,0 +1,336 @@
+//! One request on its way: what comes from libcurl, over one or more attempts, becomes one answer to the client.
+
+use std::ffi::CString;
+use std::mem;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::config::Config;
+use super::head::{Head, Length};
+use super::spool::{Budget, DeliverError, Spool};
+use super::status::{Meaning, meaning};
+use super::watch::{Late, Watch};
+use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
+use crate::sys::curl::{Error, Receiver, Wire};
+
+/// The body of an error page is read up to here, so that its connection can be kept.
+const DRAIN: usize = 64 << 10;
+/// All heads of one attempt together.
+const MAX_HEADS: usize = 256 << 10;
+
+/// How an attempt, and with it perhaps the request, ended.
+pub(super) enum End {
+    Done(Outcome),
+    Failure(Failure),
+}
+
+/// What is still to be fetched after an attempt that failed.
+pub(super) enum Rest {
+    /// The client has nothing yet.
+    All,
+    /// The client has the bytes up to `offset`; the field makes the origin go on with the same version of the file.
+    From { offset: u64, if_range: CString },
+    /// The client has a part, and nothing tells whether the rest would be of the same version.
+    Lost,
+}
+
+/// An attempt that failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// Whether another attempt may fare better.
+    pub(super) transient: bool,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<ClientGone> for End {
+    fn from(gone: ClientGone) -> Self {
+        Self::Done(Outcome::Cut(gone.to_string()))
+    }
+}
+
+fn lasting(reason: impl ToString) -> End {
+    Failure { reason: reason.to_string(), transient: false }.into()
+}
+
+fn transient(reason: impl ToString) -> End {
+    Failure { reason: reason.to_string(), transient: true }.into()
+}
+
+/// What the current attempt does with its body.
+enum Mode {
+    /// Not known yet: no body byte of a final response has come.
+    Undecided,
+    /// Bytes go to the client as they come, after `skip` of them that it has.
+    Stream {
+        skip: u64,
+    },
+    Spool(Spool),
+    /// An empty file.
+    Empty,
+    /// A page that is not the file: up to so many more bytes are read.
+    Drain(usize),
+}
+
+pub(super) struct Transfer<'a> {
+    config: &'a Config,
+    budget: &'a Arc<Budget>,
+    reply: &'a mut dyn Reply,
+    /// Whether a content encoding is the file's own.
+    keeps_encoding: bool,
+    watch: Watch,
+    head: Head,
+    heads_len: usize,
+    mode: Mode,
+    /// Why the attempt was ended from our side.
+    stop: Option<End>,
+    /// The length in the header that the client has got.
+    announced: Option<u64>,
+    delivered: u64,
+    /// Names the version of the file that the client is getting.
+    validator: Option<Vec<u8>>,
+}
+
+impl<'a> Transfer<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        budget: &'a Arc<Budget>,
+        reply: &'a mut dyn Reply,
+        keeps_encoding: bool,
+    ) -> Self {
+        Self {
+            config,
+            budget,
+            reply,
+            keeps_encoding,
+            watch: Watch::new(config, Instant::now()),
+            head: Head::default(),
+            heads_len: 0,
+            mode: Mode::Undecided,
+            stop: None,
+            announced: None,
+            delivered: 0,
+            validator: None,
+        }
+    }
+
+    /// The number of bytes that the client has got.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// What another attempt would have to ask for.
+    pub(super) fn rest(&self) -> Rest {
+        if self.announced.is_none() {
+            return Rest::All;
+        }
+        let field = self.validator.as_deref().and_then(|tag| CString::new([b"If-Range: ", tag].concat()).ok());
+        field.map_or(Rest::Lost, |if_range| Rest::From { offset: self.delivered, if_range })
+    }
+
+    /// The outcome of a request that failed for good.
+    pub(super) fn give_up(&self, reason: String) -> Outcome {
+        if self.announced.is_some() { Outcome::Cut(reason) } else { Outcome::Failed(reason) }
+    }
+
+    /// Prepares for another attempt.
+    pub(super) fn begin_attempt(&mut self) {
+        self.watch.attempt_begins(Instant::now());
+        self.head = Head::default();
+        self.heads_len = 0;
+        self.mode = Mode::Undecided;
+        self.stop = None;
+    }
+
+    /// What became of the attempt that libcurl ended with `result`.
+    pub(super) fn finish(&mut self, result: Result<(), Error>) -> End {
+        if let Some(stop) = self.stop.take() {
+            return stop;
+        }
+        if let Err(error) = result {
+            return Failure { transient: error.is_transient(), reason: error.to_string() }.into();
+        }
+        self.complete().unwrap_or_else(|end| end)
+    }
+
+    /// libcurl has the whole response.
+    fn complete(&mut self) -> Result<End, End> {
+        if matches!(self.mode, Mode::Undecided) {
+            self.decide()?;
+        }
+        match mem::replace(&mut self.mode, Mode::Undecided) {
+            Mode::Undecided | Mode::Drain(_) => Err(self.no_file()),
+            Mode::Empty => self.deliver_empty(),
+            Mode::Spool(mut spool) => self.deliver_spool(&mut spool),
+            Mode::Stream { .. } => match self.announced {
+                Some(length) if self.delivered == length => Ok(End::Done(Outcome::Sent(length))),
+                None if self.head.length() == Length::Known(0) => self.deliver_empty(),
+                _ => Err(transient("the origin ended the body before its length")),
+            },
+        }
+    }
+
+    fn deliver_empty(&mut self) -> Result<End, End> {
+        self.reply.header(Status::Ok, 0)?;
+        Ok(End::Done(Outcome::Sent(0)))
+    }
+
+    fn deliver_spool(&mut self, spool: &mut Spool) -> Result<End, End> {
+        self.reply.header(Status::Ok, spool.len())?;
+        self.announced = Some(spool.len());
+        match spool.deliver(self.reply) {
+            Ok(()) => Ok(End::Done(Outcome::Sent(spool.len()))),
+            Err(DeliverError::Client(gone)) => Err(gone.into()),
+            Err(error @ DeliverError::Io(_)) => Err(lasting(error)),
+        }
+    }
+
+    /// The answer for a response that is not the file.
+    fn no_file(&self) -> End {
+        match meaning(self.head.status) {
+            Meaning::NotFound if self.announced.is_none() => End::Done(Outcome::NotFound),
+            _ => lasting(format_args!("the origin answered {}", self.head.status)),
+        }
+    }
+
+    /// The head of the final response is here: what its body is for.
+    fn decide(&mut self) -> Result<(), End> {
+        self.watch.body_begins(Instant::now());
+        self.mode = match self.announced {
+            Some(length) => self.decide_on_rest(length)?,
+            None => self.decide_on_file()?,
+        };
+        Ok(())
+    }
+
+    fn decide_on_file(&mut self) -> Result<Mode, End> {
+        match meaning(self.head.status) {
+            Meaning::NotFound | Meaning::Error => return Ok(Mode::Drain(DRAIN)),
+            Meaning::Empty => return Ok(Mode::Empty),
+            Meaning::File => {}
+        }
+        let decoded = self.head.encoded && !self.keeps_encoding;
+        match self.head.length() {
+            Length::Malformed => Err(lasting("the origin sent a malformed Content-Length")),
+            Length::Known(_) if !decoded => {
+                self.validator = self.head.validator();
+                Ok(Mode::Stream { skip: 0 })
+            }
+            _ => Ok(Mode::Spool(Spool::new(self.config, self.budget))),
+        }
+    }
+
+    /// An answer to a request for the rest of a file of `length` bytes. It must be of the same version: two versions
+    /// are never mixed.
+    fn decide_on_rest(&self, length: u64) -> Result<Mode, End> {
+        let same_version = self.head.validator() == self.validator;
+        match self.head.status {
+            206 => {
+                let right = self.head.content_range.is_some_and(|range| {
+                    range.first == self.delivered
+                        && range.last == length - 1
+                        && range.total.is_none_or(|total| total == length)
+                });
+                // A 206 may leave out the validator that If-Range has matched, but not bring another.
+                if !right || (self.head.validator().is_some() && !same_version) {
+                    return Err(lasting("the origin went on with another range or another version of the file"));
+                }
+                Ok(Mode::Stream { skip: 0 })
+            }
+            // No ranges here: the same version once more, of which the client has the beginning.
+            200 if same_version && self.head.length() == Length::Known(length) => {
+                Ok(Mode::Stream { skip: self.delivered })
+            }
+            200 => Err(lasting("the file at the origin has changed")),
+            status => Err(lasting(format_args!("the origin answered {status} when asked for the rest"))),
+        }
+    }
+
+    fn take(&mut self, data: &[u8], wire: &Wire<'_>) -> Result<(), End> {
+        if matches!(self.mode, Mode::Undecided) {
+            self.decide()?;
+        }
+        match &mut self.mode {
+            Mode::Stream { skip } => {
+                let (skipped, data) = data.split_at(data.len().min(usize::try_from(*skip).unwrap_or(usize::MAX)));
+                *skip -= skipped.len() as u64;
+                self.stream(data, wire)
+            }
+            Mode::Spool(spool) => spool.push(data).map_err(lasting),
+            Mode::Drain(left) => {
+                *left = left.saturating_sub(data.len());
+                if *left == 0 { Err(self.no_file()) } else { Ok(()) }
+            }
+            Mode::Empty | Mode::Undecided => Ok(()),
+        }
+    }
+
+    fn stream(&mut self, data: &[u8], wire: &Wire<'_>) -> Result<(), End> {
+        let on_wire = self.head.length();
+        let length = match (self.announced, on_wire) {
+            (Some(length), _) | (None, Length::Known(length)) => length,
+            (None, _) => return Err(lasting("a body without a length")),
+        };
+        let left = length - self.delivered;
+        let is_last = data.len() as u64 == left;
+        let too_long = data.len() as u64 > left
+            || (is_last && matches!(on_wire, Length::Known(length) if wire.carries_more_than(length)));
+        if too_long {
+            return Err(lasting("the origin sent more than the length it announced"));
+        }
+        if self.announced.is_none() {
+            self.reply.header(Status::Ok, length)?;
+            self.announced = Some(length);
+        }
+        if !data.is_empty() {
+            self.reply.body(Chunk::from(data))?;
+            self.delivered += data.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn flow(&mut self, result: Result<(), End>) -> ControlFlow<()> {
+        match result {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(end) => {
+                self.stop = Some(end);
+                ControlFlow::Break(())
+            }
+        }
+    }
+}
+
+impl Receiver for Transfer<'_> {
+    fn header(&mut self, line: &[u8]) -> ControlFlow<()> {
+        self.heads_len += line.len();
+        if self.heads_len > MAX_HEADS {
+            return self.flow(Err(lasting("the origin's header fields are too large")));
+        }
+        if matches!(self.mode, Mode::Undecided) {
+            self.head.line(line);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn body(&mut self, data: &[u8], wire: &Wire<'_>) -> ControlFlow<()> {
+        let before = Instant::now();
+        let result = self.take(data, wire);
+        self.watch.received(data.len(), before, Instant::now());
+        self.flow(result)
+    }
+
+    fn tick(&mut self) -> ControlFlow<()> {
+        let result = self.watch.check(Instant::now()).map_err(|late| match late {
+            // The rest may come faster over another connection.
+            Late::LowSpeed(..) => transient(late),
+            Late::FirstByte(_) | Late::Total => lasting(late),
+        });
+        self.flow(result)
+    }
+}

@@ -1,0 +1,43 @@
+//! Origins and clients for the tests, and what they have in common.
+
+mod collector;
+mod scripted;
+
+use std::time::Duration;
+
+pub use collector::{Collector, pattern};
+use gfproxy::origin::{Config, Origin};
+use gfproxy::reply::{Outcome, Status};
+pub use scripted::{After, Exchange, ScriptedOrigin};
+
+/// The defaults, but for waits that would only make tests slow.
+pub fn config() -> Config {
+    Config { backoff: Duration::from_millis(1), ..Config::default() }
+}
+
+/// What one request for `/file` led to.
+pub struct Fetched {
+    pub outcome: Outcome,
+    pub client: Collector,
+    pub server: ScriptedOrigin,
+}
+
+pub fn fetch(script: impl Fn(&mut Exchange<'_>) -> After + Send + Sync + 'static) -> Fetched {
+    fetch_with(config(), script)
+}
+
+pub fn fetch_with(config: Config, script: impl Fn(&mut Exchange<'_>) -> After + Send + Sync + 'static) -> Fetched {
+    let server = ScriptedOrigin::start(script);
+    let mut client = Collector::default();
+    let outcome = Origin::new(&server.url(), config).expect("an origin").serve(b"/file", &mut client);
+    Fetched { outcome, client, server }
+}
+
+impl Fetched {
+    #[track_caller]
+    pub fn assert_whole(&self, file: &[u8]) {
+        assert_eq!(self.outcome, Outcome::Sent(file.len() as u64));
+        assert_eq!(self.client.header, Some((Status::Ok, file.len() as u64)));
+        assert!(self.client.body == file, "the file differs");
+    }
+}
