@@ -2,4 +2,6 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod curl;
+pub(crate) mod futex;
 pub(crate) mod gfserver;
+pub(crate) mod seqpacket;

@@ -1,0 +1,99 @@
+//! Where the command socket is, and who may own it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::env;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
+
+use crate::sys::seqpacket::SeqPacket;
+
+/// The socket that both sides use where nobody names one: `$XDG_RUNTIME_DIR/simplecached.sock`, else
+/// `/tmp/simplecached-<uid>.sock`.
+pub fn default_socket() -> PathBuf {
+    match env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) if Path::new(&directory).is_absolute() => Path::new(&directory).join("simplecached.sock"),
+        _ => PathBuf::from(format!("/tmp/simplecached-{}.sock", geteuid())),
+    }
+}
+
+/// Why the command socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process serves it.
+    #[error("{}: another simplecached serves this socket", .0.display())]
+    InUse(PathBuf),
+    /// Something that is not a socket is in its place.
+    #[error("{}: is not a socket", .0.display())]
+    NotASocket(PathBuf),
+    /// Anything else.
+    #[error("{path}: {error}", path = .0.display(), error = .1)]
+    Io(PathBuf, #[source] io::Error),
+}
+
+/// The listening socket with its file and its lock. Dropping it removes the files.
+#[derive(Debug)]
+pub(crate) struct BoundSocket {
+    pub(crate) socket: SeqPacket,
+    path: PathBuf,
+    lock_path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl BoundSocket {
+    /// Takes the lock beside the socket, replaces what a dead owner left, binds and listens, mode 0600.
+    pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
+        let io_error = |error| BindError::Io(path.to_owned(), error);
+        let mut lock_path = path.as_os_str().to_owned();
+        lock_path.push(".lock");
+        let lock_path = PathBuf::from(lock_path);
+        let lock = take_lock(&lock_path).map_err(|e| BindError::Io(lock_path.clone(), e))?;
+        let lock = lock.ok_or_else(|| BindError::InUse(path.to_owned()))?;
+        match fs::symlink_metadata(path) {
+            Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+                return Err(BindError::NotASocket(path.to_owned()));
+            }
+            // With the lock in our hands its owner is dead.
+            Ok(_) => fs::remove_file(path).map_err(io_error)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error(error)),
+        }
+        let socket = SeqPacket::listen(path).map_err(io_error)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
+        Ok(Self { socket, path: path.to_owned(), lock_path, _lock: lock })
+    }
+}
+
+impl Drop for BoundSocket {
+    fn drop(&mut self) {
+        // Nothing can be done about a file that somebody else removed already.
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+/// The lock, or None if another process holds it. A lock file that its owner removed between our open and our lock is
+/// nobody's lock: open it again.
+fn take_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(errno.into()),
+        };
+        let mine = lock.metadata()?;
+        if fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (mine.dev(), mine.ino())) {
+            return Ok(Some(lock));
+        }
+    }
+}

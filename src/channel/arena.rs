@@ -1,0 +1,179 @@
+//! The shared memory itself: a sealed memfd, mapped by both processes. One of the two files of the channel that hold
+//! `unsafe`; nothing outside sees a pointer but as a [`Chunk`] on its way to a system call.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use nix::fcntl::{FcntlArg, SealFlag, fallocate, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+
+use super::layout::{Control, FIRST_SEQUENCE, Header, Layout, MAGIC};
+use super::sync::Ordering;
+use super::wire::VERSION;
+use crate::reply::Chunk;
+
+/// What both sides rely on: nobody can shrink the file under a mapping (SIGBUS), grow it, or lift these seals.
+const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
+/// Areas up to this size are faulted in when they are mapped; larger ones as they are used.
+const POPULATE_LIMIT: u64 = 64 << 20;
+
+/// A mapped area of control words and segments. Unmapped when dropped.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread. All access is through atomics (control words) or system
+// calls (segments).
+unsafe impl Send for Arena {}
+// SAFETY: as above; no method hands out a plain reference to the mapping.
+unsafe impl Sync for Arena {}
+
+/// Why a peer's memory was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdoptError {
+    #[error("its memory lacks the seals SHRINK, GROW and SEAL")]
+    Unsealed,
+    #[error("its memory is no memfd of ordinary pages")]
+    NotTmpfs,
+    #[error("its memory has {got} bytes, {want} were announced")]
+    Size { got: u64, want: u64 },
+    #[error("its memory does not begin with the header of this version")]
+    Header,
+    #[error("its memory cannot be mapped: {0}")]
+    Map(#[from] io::Error),
+}
+
+impl Arena {
+    /// Creates, sizes, seals and maps an area; the descriptor is for the peer.
+    pub(crate) fn create(layout: Layout) -> io::Result<(Self, OwnedFd)> {
+        let fd = memfd_create(c"gfproxy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        // Reserves the pages: out of memory is an error here, not a SIGBUS later.
+        fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, layout.total().cast_signed())?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS))?;
+        let arena = Self::map(fd.as_fd(), layout)?;
+        arena.initialise();
+        Ok((arena, fd))
+    }
+
+    /// Checks and maps a peer's area.
+    pub(crate) fn adopt(fd: &OwnedFd, layout: Layout) -> Result<Self, AdoptError> {
+        // Only memfds (and their like on tmpfs and hugetlbfs) answer F_GET_SEALS at all.
+        let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|_| AdoptError::Unsealed)?;
+        if !SealFlag::from_bits_retain(seals).contains(SEALS) {
+            return Err(AdoptError::Unsealed);
+        }
+        // A sealed hugetlb file can still raise SIGBUS, when no huge page is left.
+        if fstatfs(fd).map_err(io::Error::from)?.filesystem_type() != TMPFS_MAGIC {
+            return Err(AdoptError::NotTmpfs);
+        }
+        let got = nix::sys::stat::fstat(fd).map_err(io::Error::from)?.st_size.cast_unsigned();
+        if got != layout.total() {
+            return Err(AdoptError::Size { got, want: layout.total() });
+        }
+        let arena = Self::map(fd.as_fd(), layout)?;
+        let header = arena.header();
+        if header.magic.load(Ordering::Relaxed) != MAGIC
+            || header.version.load(Ordering::Relaxed) != u32::from(VERSION)
+        {
+            return Err(AdoptError::Header);
+        }
+        Ok(arena)
+    }
+
+    fn map(fd: BorrowedFd<'_>, layout: Layout) -> io::Result<Self> {
+        let len = NonZeroUsize::new(layout.total() as usize).expect("an area has at least a header");
+        let mut flags = MapFlags::MAP_SHARED;
+        if layout.total() <= POPULATE_LIMIT {
+            flags |= MapFlags::MAP_POPULATE;
+        }
+        // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
+        let base = unsafe { mmap(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, fd, 0)? };
+        Ok(Self { base: base.cast(), layout })
+    }
+
+    fn initialise(&self) {
+        let header = self.header();
+        header.segments.store(self.layout.segments, Ordering::Relaxed);
+        header.segment_size.store(self.layout.segment_size, Ordering::Relaxed);
+        header.data_offset.store(self.layout.data_offset(), Ordering::Relaxed);
+        header.total.store(self.layout.total(), Ordering::Relaxed);
+        header.version.store(u32::from(VERSION), Ordering::Relaxed);
+        for segment in 0..self.layout.segments {
+            let control = self.control(segment as u16);
+            control.producer.produced.store(FIRST_SEQUENCE, Ordering::Relaxed);
+            control.consumer.consumed.store(FIRST_SEQUENCE, Ordering::Relaxed);
+        }
+        header.magic.store(MAGIC, Ordering::Release);
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the mapping begins with a header, is page aligned, and lives as long as `self`; all fields are atomics,
+        // which may change under the reference.
+        unsafe { self.base.cast().as_ref() }
+    }
+
+    /// The control words of a segment below `layout().segments`.
+    pub(crate) fn control(&self, segment: u16) -> &Control {
+        assert!(u32::from(segment) < self.layout.segments);
+        // SAFETY: within the mapping by the assertion and `Layout`, aligned to 64 bytes, alive as long as `self`; all
+        // fields are atomics.
+        unsafe { self.base.add(self.layout.control_offset(segment) as usize).cast().as_ref() }
+    }
+
+    /// The first `len` bytes of a segment, for a system call that reads them.
+    pub(crate) fn chunk(&self, segment: u16, len: u32) -> Chunk<'_> {
+        Chunk::from_raw(self.data(segment, len), len as usize)
+    }
+
+    /// Reads up to `len` bytes at `offset` of the file into a segment, with pread(2): the one place where the producer
+    /// writes payload. A page that cannot be had is EFAULT. Short only at the end of the file.
+    pub(crate) fn fill_from(&self, segment: u16, len: u32, file: &File, offset: u64) -> io::Result<u32> {
+        let data = self.data(segment, len);
+        let mut filled = 0;
+        while filled < len {
+            let at = (offset + u64::from(filled)).cast_signed();
+            // SAFETY: `data` has room for `len` bytes (see `data`), and the kernel alone writes them.
+            let got = unsafe {
+                libc::pread(file.as_raw_fd(), data.add(filled as usize).cast(), (len - filled) as usize, at)
+            };
+            match got {
+                0 => break,
+                1.. => filled += got as u32,
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    fn data(&self, segment: u16, len: u32) -> *mut u8 {
+        assert!(u32::from(segment) < self.layout.segments && len <= self.layout.segment_size);
+        // SAFETY: within the mapping by the assertion and `Layout`.
+        unsafe { self.base.add(self.layout.segment_offset(segment) as usize) }.as_ptr()
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and every reference into it borrowed from `self`.
+        let unmapped = unsafe { munmap(self.base.cast(), self.layout.total() as usize) };
+        debug_assert!(unmapped.is_ok());
+    }
+}

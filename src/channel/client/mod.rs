@@ -1,0 +1,293 @@
+//! The asking side of the channel: a [`Client`] keeps a session with the daemon and hands out [`Transfer`]s.
+
+mod pool;
+mod session;
+mod transfer;
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{io, process};
+
+use log::{info, warn};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::{Condvar, Mutex};
+
+use super::address::default_socket;
+use super::layout::{Layout, LayoutError};
+use session::{ConnectError, Session};
+pub use transfer::{OpenError, Transfer, TransferError};
+
+/// How long to wait between attempts to reach an absent daemon: first, and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(5);
+const RETRY_MOST: Duration = Duration::from_millis(200);
+/// The same while a request waits.
+const RETRY_ASKED: Duration = Duration::from_millis(20);
+
+/// How a client is set up.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// The daemon's command socket.
+    pub socket: PathBuf,
+    /// How many segments to share with the daemon, from 1 to [`super::MAX_SEGMENTS`].
+    pub segments: u32,
+    /// The bytes of a segment, from [`super::MIN_SEGMENT_SIZE`] to [`super::MAX_SEGMENT_SIZE`].
+    pub segment_size: u32,
+    /// How long a request, or a transfer that has begun, waits for a daemon that is absent or silent.
+    pub wait: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self { socket: default_socket(), segments: 8, segment_size: 256 << 10, wait: Duration::from_secs(10) }
+    }
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The sizes are out of range.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The system gave no thread or descriptor.
+    #[error("cannot start the channel: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Counters of a client, for people who watch it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientStats {
+    /// Sessions made so far; all but the first are reconnections.
+    pub sessions: u64,
+    /// Transfers that went on after a lost session.
+    pub resumed: u64,
+    /// Segments that are free now.
+    pub free: usize,
+    /// Segments that wait for the daemon to let go of them.
+    pub quarantined: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    session: Option<Arc<Session>>,
+    asked: usize,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: ClientConfig,
+    layout: Layout,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Readable once the client stops or loses its session by itself.
+    poke: EventFd,
+    sessions: AtomicU64,
+    resumed: AtomicU64,
+}
+
+/// Asks a daemon for files. To be shared by all threads of a process; each transfer uses one segment of the shared memory,
+/// and more while they are idle. Neither needs the daemon to be there first: a thread of the client's own connects, and
+/// connects again.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Client {
+    /// Starts a client. The daemon need not be there yet.
+    pub fn start(config: ClientConfig) -> Result<Self, ClientError> {
+        let layout = Layout::new(config.segments, config.segment_size)?;
+        let poke = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(io::Error::from)?;
+        let shared = Arc::new(Shared {
+            config,
+            layout,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            poke,
+            sessions: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
+        });
+        let for_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("shm-channel".to_owned()).spawn(move || for_thread.keep_session())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Asks for the file behind `key`, any bytes. Returns once the daemon has answered.
+    pub fn open<'a>(&'a self, key: &'a [u8]) -> Result<Transfer<'a>, OpenError> {
+        Transfer::open(&self.shared, key)
+    }
+
+    /// How it was set up.
+    pub fn config(&self) -> &ClientConfig {
+        &self.shared.config
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> ClientStats {
+        let session = self.shared.state.lock().session.clone();
+        let (free, quarantined) = session.map_or((0, 0), |session| session.pool.census());
+        ClientStats {
+            sessions: self.shared.sessions.load(Ordering::Relaxed),
+            resumed: self.shared.resumed.load(Ordering::Relaxed),
+            free,
+            quarantined,
+        }
+    }
+
+    /// Ends the session and the thread. Transfers that are open fail; the memory goes when the last of them is dropped.
+    pub fn stop(&self) {
+        let session = {
+            let mut state = self.shared.state.lock();
+            state.stopped = true;
+            self.shared.changed.notify_all();
+            state.session.take()
+        };
+        if let Some(session) = session {
+            session.lose(None);
+        }
+        self.shared.poke();
+        if let Some(thread) = self.thread.lock().take() {
+            // A thread that panicked has printed why.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// The session, or None if there is none until the deadline.
+    fn session(&self, deadline: Instant) -> Option<Arc<Session>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(session) = &state.session
+                && !session.is_lost()
+            {
+                return Some(Arc::clone(session));
+            }
+            state.asked += 1;
+            self.poke();
+            let late = self.changed.wait_until(&mut state, deadline).timed_out();
+            state.asked -= 1;
+            if late {
+                return None;
+            }
+        }
+    }
+
+    fn poke(&self) {
+        // Full only after 2^64 - 1 pokes.
+        let _ = self.poke.write(1);
+    }
+
+    /// The client's thread: connects, watches for the end of the session, connects again.
+    fn keep_session(&self) {
+        let mut pause = RETRY_FIRST;
+        let mut complained = String::new();
+        let mut id = u64::from(process::id()) << 32;
+        loop {
+            id += 1;
+            match Session::connect(&self.config.socket, self.layout, id) {
+                Ok(session) => {
+                    let session = Arc::new(session);
+                    if !self.publish(&session) {
+                        return;
+                    }
+                    info!("connected to the cache daemon at {}", self.config.socket.display());
+                    self.sessions.fetch_add(1, Ordering::Relaxed);
+                    complained.clear();
+                    pause = RETRY_FIRST;
+                    self.watch(&session);
+                    self.state.lock().session = None;
+                    session.lose(None);
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if complained != text {
+                        let path = self.config.socket.display();
+                        match error {
+                            ConnectError::Absent(_) => info!("waiting for the cache daemon at {path}: {text}"),
+                            _ => warn!("cache daemon at {path}: {text}"),
+                        }
+                        complained = text;
+                    }
+                }
+            }
+            if !self.rest(pause) {
+                return;
+            }
+            pause = (pause * 2).min(RETRY_MOST);
+        }
+    }
+
+    fn publish(&self, session: &Arc<Session>) -> bool {
+        let mut state = self.state.lock();
+        if !state.stopped {
+            state.session = Some(Arc::clone(session));
+            self.changed.notify_all();
+        }
+        !state.stopped
+    }
+
+    /// Returns when the session has ended or a thread gave it up.
+    fn watch(&self, session: &Session) {
+        while !session.is_lost() {
+            let mut fds = [
+                PollFd::new(session.socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.poke.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return warn!("poll: {errno}"),
+            }
+            // The daemon has nothing to say on the socket after WELCOME: whatever makes it readable ends the session.
+            if fds[0].any().unwrap_or(true) {
+                return;
+            }
+            self.forget_pokes();
+        }
+    }
+
+    /// Waits before the next attempt; shortly, if a request waits. False if the client stops.
+    fn rest(&self, pause: Duration) -> bool {
+        let deadline = Instant::now() + pause;
+        loop {
+            let mut until = deadline;
+            {
+                let state = self.state.lock();
+                if state.stopped {
+                    return false;
+                }
+                if state.asked > 0 {
+                    until = until.min(Instant::now() + RETRY_ASKED);
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            let poked = poll(&mut [PollFd::new(self.poke.as_fd(), PollFlags::POLLIN)], timeout);
+            if poked != Ok(1) {
+                return !self.state.lock().stopped;
+            }
+            self.forget_pokes();
+        }
+    }
+
+    fn forget_pokes(&self) {
+        // Nothing to read is as good as read.
+        let _ = self.poke.read();
+    }
+}

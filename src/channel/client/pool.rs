@@ -1,0 +1,178 @@
+//! The segments of one session, handed out in the order of asking.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::channel::arena::Arena;
+use crate::channel::ring::{Consumer, Violation};
+
+/// How often a waiter looks whether quarantined segments are free again.
+const REAP: Duration = Duration::from_millis(5);
+
+/// The segments of a lease that was given up before its end was seen. The daemon may still write into them.
+#[derive(Debug)]
+struct Quarantined {
+    consumer: Consumer,
+    loans: Vec<Consumer>,
+}
+
+/// One thread's place in the queue.
+#[derive(Debug, Default)]
+struct Seat {
+    given: Mutex<Option<Consumer>>,
+    called: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Last in, first out: the segment used last is the one in the processor's cache.
+    free: Vec<Consumer>,
+    queue: VecDeque<Arc<Seat>>,
+    quarantine: Vec<Quarantined>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    waiting: AtomicUsize,
+}
+
+/// Why there is no segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoSegment {
+    /// The session has ended.
+    Closed,
+    /// None became free in time.
+    TimedOut,
+    Violation(Violation),
+}
+
+impl Pool {
+    pub(crate) fn new(segments: Vec<Consumer>) -> Self {
+        let state = State { free: segments, ..State::default() };
+        Self { state: Mutex::new(state), waiting: AtomicUsize::new(0) }
+    }
+
+    /// A segment, after everybody who asked before.
+    pub(crate) fn acquire(&self, arena: &Arena, deadline: Instant) -> Result<Consumer, NoSegment> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(NoSegment::Closed);
+        }
+        if state.queue.is_empty() {
+            state.reap(arena).map_err(NoSegment::Violation)?;
+            if let Some(consumer) = state.free.pop() {
+                return Ok(consumer);
+            }
+        }
+        let seat = Arc::new(Seat::default());
+        state.queue.push_back(Arc::clone(&seat));
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let outcome = loop {
+            let until = if state.quarantine.is_empty() { deadline } else { deadline.min(Instant::now() + REAP) };
+            seat.called.wait_until(&mut state, until);
+            if let Some(consumer) = seat.given.lock().take() {
+                break Ok(consumer);
+            }
+            if state.closed {
+                break Err(NoSegment::Closed);
+            }
+            if let Err(violation) = state.reap(arena) {
+                break Err(NoSegment::Violation(violation));
+            }
+            state.serve_queue();
+            if let Some(consumer) = seat.given.lock().take() {
+                break Ok(consumer);
+            }
+            if Instant::now() >= deadline {
+                break Err(NoSegment::TimedOut);
+            }
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if outcome.is_err() {
+            state.queue.retain(|other| !Arc::ptr_eq(other, &seat));
+        }
+        outcome
+    }
+
+    /// Up to `most` segments to lend to a transfer, if nobody waits; one stays free for whoever comes next.
+    pub(crate) fn borrow(&self, most: usize) -> Vec<Consumer> {
+        let mut state = self.state.lock();
+        if !state.queue.is_empty() || state.closed {
+            return Vec::new();
+        }
+        let keep = state.free.len().saturating_sub(most).max(1).min(state.free.len());
+        state.free.split_off(keep)
+    }
+
+    /// Takes segments back whose lease has ended.
+    pub(crate) fn give_back(&self, segments: impl IntoIterator<Item = Consumer>) {
+        let mut state = self.state.lock();
+        state.free.extend(segments);
+        state.serve_queue();
+    }
+
+    /// Takes segments of a cancelled lease, which are free once the daemon has published its end.
+    pub(crate) fn quarantine(&self, consumer: Consumer, loans: Vec<Consumer>) {
+        let mut state = self.state.lock();
+        state.quarantine.push(Quarantined { consumer, loans });
+        // Its waiters wake to look after the quarantine from now on.
+        if let Some(seat) = state.queue.front() {
+            seat.called.notify_one();
+        }
+    }
+
+    /// Whether a thread waits for a segment.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Sends all waiters away: the session has ended.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        for seat in state.queue.drain(..) {
+            seat.called.notify_one();
+        }
+    }
+
+    /// Segments that are free now, and those in quarantine.
+    pub(crate) fn census(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.free.len(), state.quarantine.iter().map(|q| 1 + q.loans.len()).sum())
+    }
+}
+
+impl State {
+    /// Frees the quarantined segments whose lease has ended meanwhile.
+    fn reap(&mut self, arena: &Arena) -> Result<(), Violation> {
+        let mut i = 0;
+        while i < self.quarantine.len() {
+            let consumer = &mut self.quarantine[i].consumer;
+            let control = arena.control(consumer.lead());
+            if consumer.drain(control, arena.layout().segment_size)? {
+                let Quarantined { consumer, loans } = self.quarantine.swap_remove(i);
+                self.free.push(consumer);
+                self.free.extend(loans);
+            } else {
+                i += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives free segments to those who wait.
+    fn serve_queue(&mut self) {
+        while !self.free.is_empty()
+            && let Some(seat) = self.queue.pop_front()
+        {
+            *seat.given.lock() = self.free.pop();
+            seat.called.notify_one();
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! One file on its way from the daemon to a consumer, over as many leases and sessions as it takes.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::pool::NoSegment;
+use super::session::Session;
+use crate::channel::layout::{Kind, MAX_RING, Validator};
+use crate::channel::ring::{Consumer, Published, Violation};
+use crate::channel::wire::{Get, MAX_KEY};
+use crate::reply::Chunk;
+
+/// The bytes that a transfer keeps in flight, if there are segments: together with the socket's buffers they should stay
+/// in the second-level cache. Two segments at least.
+const IN_FLIGHT: u32 = 512 << 10;
+
+/// How long a transfer may hold its segment while others wait for one.
+const TURN: Duration = Duration::from_millis(50);
+
+/// How often a request is made again whose file changed under the first read.
+const ATTEMPTS: u32 = 5;
+
+/// Why there is no transfer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The daemon has no such file.
+    #[error("not found")]
+    NotFound,
+    /// The key is longer than [`super::super::MAX_KEY`].
+    #[error("a key of {0} bytes, at most {MAX_KEY} are allowed")]
+    KeyTooLong(usize),
+    /// The daemon has the file and cannot read it.
+    #[error("the cache daemon cannot read the file")]
+    Failed,
+    /// No answer within [`super::ClientConfig::wait`].
+    #[error("no answer from the cache daemon within {} s", .0.as_secs_f32())]
+    Unavailable(Duration),
+    /// All segments were in use for [`super::ClientConfig::wait`].
+    #[error("no free segment within {} s", .0.as_secs_f32())]
+    NoSegment(Duration),
+    /// The client was stopped.
+    #[error("the channel is closed")]
+    Stopped,
+}
+
+/// Why a transfer broke off.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// The file is not the same any more.
+    #[error("the file changed")]
+    Changed,
+    /// The daemon cannot read on.
+    #[error("the cache daemon cannot read the file")]
+    Failed,
+    /// No answer within [`super::ClientConfig::wait`].
+    #[error("no answer from the cache daemon within {} s", .0.as_secs_f32())]
+    Unavailable(Duration),
+    /// All segments were in use for [`super::ClientConfig::wait`].
+    #[error("no free segment within {} s", .0.as_secs_f32())]
+    NoSegment(Duration),
+    /// The client was stopped.
+    #[error("the channel is closed")]
+    Stopped,
+}
+
+/// One request's segments, until its end was seen.
+#[derive(Debug)]
+struct Lease {
+    session: Arc<Session>,
+    consumer: Consumer,
+    loans: Vec<Consumer>,
+    begun: Instant,
+    /// A chunk was polled: its file was compared with the transfer's.
+    answered: bool,
+    ended: bool,
+}
+
+/// A file on its way. Dropping it before its end lets the daemon know.
+#[derive(Debug)]
+pub struct Transfer<'a> {
+    shared: &'a Shared,
+    key: &'a [u8],
+    /// What the first answer told; None until then.
+    file: Option<Validator>,
+    /// Where the next chunk begins.
+    at: u64,
+    lease: Option<Lease>,
+    /// A chunk that came with the answer and was not handed out yet.
+    ready: Option<Published>,
+    /// The chunk that the caller has.
+    held: Option<Published>,
+    sessions_lost: u32,
+}
+
+/// What [`Transfer::step`] found.
+enum Step {
+    Chunk(Published),
+    /// The daemon's answer is no file.
+    Refused(Kind),
+    /// The session is gone.
+    Lost,
+    TimedOut,
+}
+
+/// Why [`Transfer::request`] made no lease.
+enum NoLease {
+    /// The session ended meanwhile: try the next.
+    Lost,
+    Stopped,
+    Unavailable,
+    NoSegment,
+}
+
+impl<'a> Transfer<'a> {
+    pub(super) fn open(shared: &'a Shared, key: &'a [u8]) -> Result<Self, OpenError> {
+        if key.len() > MAX_KEY {
+            return Err(OpenError::KeyTooLong(key.len()));
+        }
+        let mut transfer =
+            Self { shared, key, file: None, at: 0, lease: None, ready: None, held: None, sessions_lost: 0 };
+        let wait = shared.config.wait;
+        let deadline = Instant::now() + wait;
+        let mut attempts = 0;
+        loop {
+            match transfer.request(deadline) {
+                Ok(()) => {}
+                Err(NoLease::Lost) => continue,
+                Err(NoLease::Stopped) => return Err(OpenError::Stopped),
+                Err(NoLease::Unavailable) => return Err(OpenError::Unavailable(wait)),
+                Err(NoLease::NoSegment) => return Err(OpenError::NoSegment(wait)),
+            }
+            match transfer.step(deadline) {
+                Step::Chunk(chunk) => {
+                    transfer.ready = Some(chunk);
+                    return Ok(transfer);
+                }
+                Step::Refused(Kind::NotFound) => return Err(OpenError::NotFound),
+                // Nothing was delivered yet: the new version will do.
+                Step::Refused(Kind::Changed) if attempts < ATTEMPTS => attempts += 1,
+                Step::Refused(_) => return Err(OpenError::Failed),
+                Step::Lost => {}
+                Step::TimedOut => return Err(OpenError::Unavailable(wait)),
+            }
+            transfer.leave();
+        }
+    }
+
+    /// The length of the file in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a file's length, not a container's")]
+    pub fn len(&self) -> u64 {
+        self.file.map_or(0, |file| file.len)
+    }
+
+    /// How often the transfer went on in a new session.
+    pub fn sessions_lost(&self) -> u32 {
+        self.sessions_lost
+    }
+
+    /// The next bytes of the file; None after the last. They stay until the next are asked for.
+    pub fn next_chunk(&mut self) -> Result<Option<Chunk<'_>>, TransferError> {
+        if let Some(chunk) = self.held.take() {
+            self.release(chunk);
+        }
+        if self.at == self.len() {
+            return Ok(None);
+        }
+        let chunk = match self.ready.take() {
+            Some(chunk) if chunk.len > 0 => chunk,
+            Some(parked) => {
+                self.release(parked);
+                self.fetch()?
+            }
+            None => self.fetch()?,
+        };
+        self.at += u64::from(chunk.len);
+        self.held = Some(chunk);
+        self.lend(chunk);
+        let lease = self.lease.as_ref().expect("a chunk was polled from a lease, which is kept until its release");
+        Ok(Some(lease.session.arena.chunk(chunk.segment, chunk.len)))
+    }
+
+    /// Gets the next chunk with data, over as many leases and sessions as it takes.
+    fn fetch(&mut self) -> Result<Published, TransferError> {
+        let wait = self.shared.config.wait;
+        let deadline = Instant::now() + wait;
+        loop {
+            if self.lease.is_none() {
+                match self.request(deadline) {
+                    Ok(()) => {}
+                    // A peer that answers and answers but brings nothing must end, too.
+                    Err(NoLease::Lost) if Instant::now() < deadline => continue,
+                    Err(NoLease::Lost | NoLease::Unavailable) => return Err(TransferError::Unavailable(wait)),
+                    Err(NoLease::Stopped) => return Err(TransferError::Stopped),
+                    Err(NoLease::NoSegment) => return Err(TransferError::NoSegment(wait)),
+                }
+            }
+            match self.step(deadline) {
+                Step::Chunk(chunk) if chunk.len > 0 => return Ok(chunk),
+                Step::Chunk(parked) => self.release(parked),
+                Step::Refused(Kind::NotFound | Kind::Changed) => return Err(TransferError::Changed),
+                Step::Refused(_) => return Err(TransferError::Failed),
+                Step::Lost => {
+                    self.leave();
+                    self.sessions_lost += 1;
+                    self.shared.resumed.fetch_add(1, Ordering::Relaxed);
+                }
+                Step::TimedOut => return Err(TransferError::Unavailable(wait)),
+            }
+            if Instant::now() >= deadline {
+                return Err(TransferError::Unavailable(wait));
+            }
+        }
+    }
+
+    /// Begins a lease at `self.at`.
+    fn request(&mut self, deadline: Instant) -> Result<(), NoLease> {
+        let Some(session) = self.shared.session(deadline) else {
+            let stopped = self.shared.state.lock().stopped;
+            return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
+        };
+        let mut consumer = match session.pool.acquire(&session.arena, deadline) {
+            Ok(consumer) => consumer,
+            Err(NoSegment::Closed) => return Err(NoLease::Lost),
+            Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
+            Err(NoSegment::Violation(violation)) => {
+                session.lose(Some(&violation.to_string()));
+                return Err(NoLease::Lost);
+            }
+        };
+        let lead = consumer.lead();
+        let sequence = consumer.begin(session.arena.control(lead));
+        let get = Get { lead, sequence, offset: self.at, validator: self.file, key: self.key };
+        if let Err(error) = send(&session, &get, deadline) {
+            if error.kind() == std::io::ErrorKind::TimedOut {
+                session.pool.give_back([consumer]);
+                return Err(NoLease::Unavailable);
+            }
+            session.lose(None);
+            return Err(NoLease::Lost);
+        }
+        let begun = Instant::now();
+        self.lease = Some(Lease { session, consumer, loans: Vec::new(), begun, answered: false, ended: false });
+        Ok(())
+    }
+
+    /// Waits for the next chunk of the lease.
+    fn step(&mut self, deadline: Instant) -> Step {
+        let lease = self.lease.as_mut().expect("step is called with a lease");
+        let session = Arc::clone(&lease.session);
+        let control = session.arena.control(lease.consumer.lead());
+        let chunk = loop {
+            match lease.consumer.poll(control, session.arena.layout().segment_size) {
+                Ok(Some(chunk)) => break chunk,
+                Ok(None) => {}
+                Err(violation) => {
+                    session.lose(Some(&violation.to_string()));
+                    return Step::Lost;
+                }
+            }
+            if session.is_lost() {
+                return Step::Lost;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Step::TimedOut;
+            }
+            lease.consumer.wait(control, left, || session.is_lost());
+        };
+        lease.ended = chunk.kind.ends_lease();
+        if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
+            return Step::Refused(chunk.kind);
+        }
+        if !std::mem::replace(&mut lease.answered, true) {
+            let file = lease.consumer.file(control);
+            if self.file.is_some_and(|known| known != file) {
+                return Step::Refused(Kind::Changed);
+            }
+            self.file = Some(file);
+        }
+        let end = self.at.checked_add(u64::from(chunk.len));
+        let fits = match chunk.kind {
+            Kind::End => end == Some(self.len()),
+            _ => end.is_some_and(|end| end < self.len()),
+        };
+        if fits {
+            Step::Chunk(chunk)
+        } else {
+            session.lose(Some(&Violation("a chunk that does not fit the file").to_string()));
+            Step::Lost
+        }
+    }
+
+    /// Lends idle segments to a lease that has more to bring than fits its own.
+    fn lend(&mut self, chunk: Published) {
+        let left = self.len() - self.at;
+        let Some(lease) = &mut self.lease else { return };
+        let Lease { session, consumer, loans, .. } = lease;
+        if chunk.kind != Kind::Data || !loans.is_empty() || session.pool.has_waiters() {
+            return;
+        }
+        let segment_size = session.arena.layout().segment_size;
+        let ring = (IN_FLIGHT / segment_size).clamp(2, MAX_RING as u32);
+        let useful = left.div_ceil(u64::from(segment_size)).min(u64::from(ring) - 1);
+        let control = session.arena.control(consumer.lead());
+        for loan in session.pool.borrow(useful as usize) {
+            if consumer.can_lend() {
+                consumer.lend(control, loan.lead());
+                loans.push(loan);
+            } else {
+                session.pool.give_back([loan]);
+            }
+        }
+    }
+
+    /// Gives a chunk's segment to the producer again, or to somebody who waits for one.
+    fn release(&mut self, chunk: Published) {
+        let Some(lease) = &mut self.lease else { return };
+        if lease.ended {
+            return self.leave();
+        }
+        let Lease { session, consumer, loans, .. } = lease;
+        let control = session.arena.control(consumer.lead());
+        let wanted = session.pool.has_waiters();
+        let loan = loans.iter().position(|loan| wanted && loan.lead() == chunk.segment);
+        consumer.release(control, chunk, loan.is_some());
+        if let Some(loan) = loan {
+            session.pool.give_back([loans.swap_remove(loan)]);
+        } else if wanted && loans.is_empty() && lease.begun.elapsed() > TURN {
+            self.leave();
+        }
+    }
+
+    /// Gives the lease's segments back; those of a lease that has not ended only once it has.
+    fn leave(&mut self) {
+        let Some(Lease { session, mut consumer, loans, ended, .. }) = self.lease.take() else { return };
+        if session.is_lost() {
+            return;
+        }
+        let control = session.arena.control(consumer.lead());
+        let ended = if ended { Ok(true) } else { consumer.cancel(control, session.arena.layout().segment_size) };
+        match ended {
+            Ok(true) => session.pool.give_back(loans.into_iter().chain([consumer])),
+            Ok(false) => session.pool.quarantine(consumer, loans),
+            Err(violation) => session.lose(Some(&violation.to_string())),
+        }
+    }
+}
+
+impl Drop for Transfer<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn send(session: &Session, get: &Get<'_>, deadline: Instant) -> std::io::Result<()> {
+    thread_local! {
+        static DATAGRAM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    DATAGRAM.with_borrow_mut(|datagram| {
+        get.encode(datagram);
+        session.send(datagram, deadline)
+    })
+}

@@ -1,0 +1,368 @@
+//! The hand-off of chunks through one segment's control words: one producer, one consumer, a ring of segments.
+//!
+//! A *lease* is one answer of the daemon: it begins with a request, carries any number of chunks, and ends with exactly
+//! one chunk whose kind ends it. The ring begins with the segment that the request names (the lead); the consumer may lend
+//! further segments while the lease runs and take them back chunk by chunk. Chunk k is told of at descriptor k mod 8.
+//!
+//! SYNC POINTS
+//! - chunk: the producer writes data, file words and descriptor, then stores `produced` (Release); the consumer loads
+//!   `produced` (Acquire), then reads them.
+//! - release: the consumer is done with the data and writes `kept`, then stores `consumed` (Release); the producer loads
+//!   `consumed` (Acquire), then writes the segment again.
+//! - loan: the consumer writes `lent[i]`, then stores `lent_count` (Release); the producer loads it (Acquire).
+//! - sleep: the sleeper stores `parked` = 1, a SeqCst fence, checks its condition again, then sleeps only if the word has
+//!   not moved; the other side stores its word, a SeqCst fence, then wakes only if `parked` is 1. One of the two sees the
+//!   other. Only the sleeper clears `parked`: a late clear by the waker could hide a sleep that began since.
+//!
+//! Cursors are private. A peer's word is believed only as far as it can be true, else it is a [`Violation`].
+
+use std::time::Duration;
+
+use super::layout::{Control, DESCRIPTORS, Descriptor, Kind, MAX_RING, Validator};
+use super::sync::{AtomicU32, Ordering, fence, futex};
+
+/// The peer wrote what no honest peer writes. It names the word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer broke the protocol: {0}")]
+pub(crate) struct Violation(pub(crate) &'static str);
+
+/// A small set of segment indices; never more than a ring holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SegmentList {
+    items: [u16; MAX_RING],
+    len: usize,
+}
+
+impl SegmentList {
+    pub(crate) fn push(&mut self, segment: u16) {
+        self.items[self.len] = segment;
+        self.len += 1;
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<u16> {
+        self.len = self.len.checked_sub(1)?;
+        Some(self.items[self.len])
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u16] {
+        &self.items[..self.len]
+    }
+
+    pub(crate) fn contains(&self, segment: u16) -> bool {
+        self.as_slice().contains(&segment)
+    }
+
+    pub(crate) fn remove(&mut self, segment: u16) {
+        if let Some(at) = self.as_slice().iter().position(|&s| s == segment) {
+            self.len -= 1;
+            self.items[at] = self.items[self.len];
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.len == MAX_RING
+    }
+}
+
+fn slot(sequence: u32) -> usize {
+    sequence as usize % DESCRIPTORS
+}
+
+/// The daemon's side of one lease.
+pub(crate) struct Producer<'c> {
+    control: &'c Control,
+    lead: u16,
+    produced: u32,
+    consumed: u32,
+    lent: u32,
+    in_flight: [u16; DESCRIPTORS],
+    /// Segments of the ring that hold no chunk.
+    free: SegmentList,
+    /// All segments of the ring.
+    ring: SegmentList,
+}
+
+impl<'c> Producer<'c> {
+    /// Begins a lease on the lead segment; `sequence` is the request's.
+    pub(crate) fn new(control: &'c Control, lead: u16, sequence: u32) -> Self {
+        let mut free = SegmentList::default();
+        free.push(lead);
+        Self {
+            control,
+            lead,
+            produced: sequence,
+            consumed: sequence,
+            lent: 0,
+            in_flight: [lead; DESCRIPTORS],
+            free,
+            ring: free,
+        }
+    }
+
+    /// Takes in what the consumer released, lent and took back; `segments` is the number of segments of the area. A
+    /// consumer that lends a segment which is in use elsewhere spoils its own data and nobody else's.
+    pub(crate) fn poll(&mut self, segments: u32) -> Result<(), Violation> {
+        let words = &self.control.consumer;
+        let consumed = words.consumed.load(Ordering::Acquire);
+        let released = consumed.wrapping_sub(self.consumed);
+        if released > self.produced.wrapping_sub(self.consumed) {
+            return Err(Violation("consumed"));
+        }
+        let kept = words.kept.load(Ordering::Relaxed);
+        while self.consumed != consumed {
+            let at = slot(self.consumed);
+            let segment = self.in_flight[at];
+            if segment != self.lead && kept & (1 << at) != 0 {
+                self.ring.remove(segment);
+            } else {
+                self.free.push(segment);
+            }
+            self.consumed = self.consumed.wrapping_add(1);
+        }
+        let lent = words.lent_count.load(Ordering::Acquire);
+        if lent < self.lent || lent as usize > words.lent.len() {
+            return Err(Violation("lent_count"));
+        }
+        while self.lent != lent {
+            let segment = words.lent[self.lent as usize].load(Ordering::Relaxed);
+            if self.ring.is_full() || segment >= segments || self.ring.contains(segment as u16) {
+                return Err(Violation("lent"));
+            }
+            let segment = segment as u16;
+            self.ring.push(segment);
+            self.free.push(segment);
+            self.lent += 1;
+        }
+        Ok(())
+    }
+
+    /// A segment to fill, if one is free.
+    pub(crate) fn take_free(&mut self) -> Option<u16> {
+        self.free.pop()
+    }
+
+    /// Whether the consumer wants no more.
+    pub(crate) fn cancelled(&self) -> bool {
+        self.control.consumer.cancelled.load(Ordering::Acquire) != 0
+    }
+
+    /// Tells what the file is. To be called before the first chunk, unless there is no file.
+    pub(crate) fn describe(&self, file: &Validator) {
+        let words = &self.control.producer;
+        words.file_len.store(file.len, Ordering::Relaxed);
+        words.device.store(file.device, Ordering::Relaxed);
+        words.inode.store(file.inode, Ordering::Relaxed);
+        words.modified_ns.store(file.modified_ns, Ordering::Relaxed);
+    }
+
+    /// Publishes a chunk of `len` bytes in `segment`, which [`Self::take_free`] gave (or the lead and 0 bytes, at an end
+    /// without data), and wakes the consumer if it sleeps.
+    pub(crate) fn publish(&mut self, segment: u16, len: u32, kind: Kind) {
+        let at = slot(self.produced);
+        self.in_flight[at] = segment;
+        let descriptor = Descriptor { len, segment, kind };
+        self.control.descriptors.chunk[at].store(descriptor.to_bits(), Ordering::Relaxed);
+        self.produced = self.produced.wrapping_add(1);
+        let words = &self.control.producer;
+        words.produced.store(self.produced, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.control.consumer.parked.load(Ordering::Relaxed) != 0 {
+            futex::wake(&words.produced);
+        }
+    }
+
+    /// Sleeps until about half of the ring is released, the lease is cancelled, or `timeout` is over. Half, because each
+    /// wake costs more than a small chunk.
+    pub(crate) fn wait(&self, timeout: Duration) {
+        let in_flight = self.produced.wrapping_sub(self.consumed);
+        let wake_at = self.consumed.wrapping_add(in_flight.div_ceil(2));
+        let (mine, theirs) = (&self.control.producer, &self.control.consumer);
+        mine.wake_at.store(wake_at, Ordering::Relaxed);
+        mine.parked.store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let consumed = theirs.consumed.load(Ordering::Relaxed);
+        if !reached(consumed, wake_at) && theirs.cancelled.load(Ordering::Relaxed) == 0 {
+            futex::wait(&theirs.consumed, consumed, timeout);
+        }
+        mine.parked.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the consumer has released nothing since the last [`Self::poll`].
+    pub(crate) fn nothing_released(&self) -> bool {
+        self.control.consumer.consumed.load(Ordering::Relaxed) == self.consumed
+    }
+}
+
+/// Wakes a producer that sleeps on this control block, for the side that shares its process: its session has ended.
+pub(crate) fn wake_producer(control: &Control) {
+    futex::wake(&control.consumer.consumed);
+}
+
+/// Wakes a consumer that sleeps on this control block, for the side that shares its process: its session has ended.
+pub(crate) fn wake_consumer(control: &Control) {
+    futex::wake(&control.producer.produced);
+}
+
+fn reached(value: u32, target: u32) -> bool {
+    value.wrapping_sub(target) < u32::MAX / 2
+}
+
+/// A chunk as the consumer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) segment: u16,
+    pub(crate) len: u32,
+    pub(crate) kind: Kind,
+}
+
+/// The proxy's side of one segment: its place in the sequence survives from lease to lease.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    lead: u16,
+    /// The chunk that comes next.
+    next: u32,
+    /// The value of `consumed`.
+    released: u32,
+    lent: u32,
+    kept: u32,
+    /// All segments of the ring.
+    ring: SegmentList,
+}
+
+impl Consumer {
+    /// The side of a segment whose next chunk is `sequence`.
+    pub(crate) fn new(lead: u16, sequence: u32) -> Self {
+        let mut ring = SegmentList::default();
+        ring.push(lead);
+        Self { lead, next: sequence, released: sequence, lent: 0, kept: 0, ring }
+    }
+
+    /// Makes the words ready for a lease and returns the sequence that the request must carry. To be called only while
+    /// no lease runs on this segment: the ring is the lead alone again.
+    pub(crate) fn begin(&mut self, control: &Control) -> u32 {
+        *self = Self::new(self.lead, self.next);
+        let words = &control.consumer;
+        words.lent_count.store(0, Ordering::Relaxed);
+        words.kept.store(0, Ordering::Relaxed);
+        words.cancelled.store(0, Ordering::Relaxed);
+        words.consumed.store(self.next, Ordering::Release);
+        self.next
+    }
+
+    /// The next chunk, if it is there. It stays the consumer's until [`Self::release`].
+    pub(crate) fn poll(&mut self, control: &Control, segment_size: u32) -> Result<Option<Published>, Violation> {
+        let produced = control.producer.produced.load(Ordering::Acquire);
+        let ready = produced.wrapping_sub(self.next);
+        if ready == 0 {
+            return Ok(None);
+        }
+        if ready as usize > DESCRIPTORS {
+            return Err(Violation("produced"));
+        }
+        let bits = control.descriptors.chunk[slot(self.next)].load(Ordering::Relaxed);
+        let descriptor = Descriptor::from_bits(bits).ok_or(Violation("descriptor"))?;
+        let Descriptor { len, segment, kind } = descriptor;
+        if len > segment_size || !self.ring.contains(segment) || (kind == Kind::Data && len == 0) {
+            return Err(Violation("descriptor"));
+        }
+        self.next = self.next.wrapping_add(1);
+        Ok(Some(Published { segment, len, kind }))
+    }
+
+    /// What the file is; valid once a chunk was polled.
+    pub(crate) fn file(&self, control: &Control) -> Validator {
+        let words = &control.producer;
+        Validator {
+            device: words.device.load(Ordering::Relaxed),
+            inode: words.inode.load(Ordering::Relaxed),
+            len: words.file_len.load(Ordering::Relaxed),
+            modified_ns: words.modified_ns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Sleeps until a chunk is there or `timeout` is over; `stop` is asked once more after the other side can see the
+    /// sleep, so that whoever sets it and then wakes is not missed.
+    pub(crate) fn wait(&self, control: &Control, timeout: Duration, stop: impl Fn() -> bool) {
+        let (mine, theirs) = (&control.consumer, &control.producer);
+        mine.parked.store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if theirs.produced.load(Ordering::Relaxed) == self.next && !stop() {
+            futex::wait(&theirs.produced, self.next, timeout);
+        }
+        mine.parked.store(0, Ordering::Relaxed);
+    }
+
+    /// Gives the polled chunk's segment back to the producer, or keeps it (`keep`, never the lead), and wakes the
+    /// producer if it sleeps and has waited for this.
+    pub(crate) fn release(&mut self, control: &Control, chunk: Published, keep: bool) {
+        let bit = 1 << slot(self.released);
+        if keep {
+            self.ring.remove(chunk.segment);
+            self.kept |= bit;
+        } else {
+            self.kept &= !bit;
+        }
+        self.released = self.released.wrapping_add(1);
+        control.consumer.kept.store(self.kept, Ordering::Relaxed);
+        store_and_wake(control, &control.consumer.consumed, self.released);
+    }
+
+    /// Whether one more segment can be lent to this lease.
+    pub(crate) fn can_lend(&self) -> bool {
+        (self.lent as usize) < MAX_RING - 1 && !self.ring.is_full()
+    }
+
+    /// Adds a segment to the ring. [`Self::can_lend`] said yes.
+    pub(crate) fn lend(&mut self, control: &Control, segment: u16) {
+        control.consumer.lent[self.lent as usize].store(u32::from(segment), Ordering::Relaxed);
+        self.lent += 1;
+        self.ring.push(segment);
+        control.consumer.lent_count.store(self.lent, Ordering::Release);
+    }
+
+    /// Asks the producer to end the lease and skips what it published. True once the lease's end was seen, as with
+    /// [`Self::drain`].
+    pub(crate) fn cancel(&mut self, control: &Control, segment_size: u32) -> Result<bool, Violation> {
+        control.consumer.cancelled.store(1, Ordering::Release);
+        let ended = self.drain(control, segment_size)?;
+        if !ended {
+            // A producer that sleeps has all of its ring in flight, so this moves the word that it sleeps on.
+            self.released = self.next;
+            store_and_wake(control, &control.consumer.consumed, self.released);
+        }
+        Ok(ended)
+    }
+
+    /// Skips what a cancelled lease still publishes. True once its end was seen: its segments are the consumer's again.
+    pub(crate) fn drain(&mut self, control: &Control, segment_size: u32) -> Result<bool, Violation> {
+        while let Some(chunk) = self.poll(control, segment_size)? {
+            if chunk.kind.ends_lease() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The segments of the ring beside the lead.
+    pub(crate) fn borrowed(&self) -> impl Iterator<Item = u16> + '_ {
+        self.ring.as_slice().iter().copied().filter(|&s| s != self.lead)
+    }
+
+    /// The segment that the lease was asked for.
+    pub(crate) fn lead(&self) -> u16 {
+        self.lead
+    }
+}
+
+/// Moves `consumed`, then wakes the producer if it sleeps until this value or an earlier one, or must see a cancellation.
+fn store_and_wake(control: &Control, consumed: &AtomicU32, value: u32) {
+    consumed.store(value, Ordering::Release);
+    fence(Ordering::SeqCst);
+    let producer = &control.producer;
+    if producer.parked.load(Ordering::Acquire) != 0
+        && (reached(value, producer.wake_at.load(Ordering::Relaxed))
+            || control.consumer.cancelled.load(Ordering::Relaxed) != 0)
+    {
+        futex::wake(consumed);
+    }
+}

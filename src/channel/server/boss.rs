@@ -1,0 +1,234 @@
+//! The boss: accepts proxies, shakes hands with them, sees their processes die.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::geteuid;
+
+use super::session::Session;
+use super::{MAX_SESSIONS, STOP, Shared, worker};
+use crate::channel::address::BoundSocket;
+use crate::channel::arena::Arena;
+use crate::channel::layout::Layout;
+use crate::channel::wire::{Hello, HelloReply, VERSION};
+use crate::sys::seqpacket::SeqPacket;
+
+/// How long a proxy may take from connect to HELLO.
+const HELLO_LIMIT: Duration = Duration::from_secs(1);
+/// The most connections that have not said HELLO; beyond it the oldest goes.
+const MAX_NEWCOMERS: usize = 64;
+/// How long a parked transfer's file is held for it.
+const PARKED_LIMIT: Duration = Duration::from_secs(60);
+/// How often the boss looks for what is overdue, while there is anybody.
+const TICK_MS: u16 = 250;
+/// How long accepting rests when descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const LISTENER: u64 = STOP + 1;
+/// A number is either a newcomer's, its session's afterwards, or none's; these two begin the count.
+const FIRST_ID: u64 = LISTENER + 1;
+
+/// A connection that has not said HELLO yet.
+struct Newcomer {
+    socket: SeqPacket,
+    pid: i32,
+    since: Instant,
+}
+
+pub(super) struct Boss {
+    shared: Arc<Shared>,
+    bound: BoundSocket,
+    events: Epoll,
+    next_id: u64,
+    newcomers: HashMap<u64, Newcomer>,
+    /// The processes of the sessions, where the kernel tells of them.
+    processes: HashMap<u64, OwnedFd>,
+    accept_again: Option<Instant>,
+}
+
+impl Boss {
+    pub(super) fn new(shared: Arc<Shared>, bound: BoundSocket) -> io::Result<Self> {
+        let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        events.add(shared.stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        events.add(bound.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        Ok(Self {
+            shared,
+            bound,
+            events,
+            next_id: FIRST_ID,
+            newcomers: HashMap::new(),
+            processes: HashMap::new(),
+            accept_again: None,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 32];
+        while !self.shared.stopping() {
+            let idle = self.newcomers.is_empty() && self.processes.is_empty() && self.accept_again.is_none();
+            let idle = idle && self.shared.sessions.read().is_empty();
+            let timeout = if idle { EpollTimeout::NONE } else { EpollTimeout::from(TICK_MS) };
+            let ready = match self.events.wait(&mut events, timeout) {
+                Ok(ready) => ready,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => return warn!("epoll_wait: {errno}"),
+            };
+            for event in &events[..ready] {
+                match event.data() {
+                    STOP => return,
+                    LISTENER => self.accept(),
+                    id if self.newcomers.contains_key(&id) => self.greet(id),
+                    id => self.bury(id),
+                }
+            }
+            self.tidy();
+        }
+    }
+
+    fn accept(&mut self) {
+        let socket = match self.bound.socket.accept() {
+            Ok(socket) => socket,
+            Err(error) => {
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {
+                    warn!("cannot accept a proxy: {error}");
+                    self.listen_for(EpollFlags::empty());
+                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                }
+                return;
+            }
+        };
+        let peer = match socket.peer() {
+            Ok(peer) => peer,
+            Err(error) => return warn!("a proxy without credentials: {error}"),
+        };
+        if peer.uid() != geteuid().as_raw() && peer.uid() != 0 {
+            return self.refuse(&socket, peer.pid(), &format!("user {} is not this daemon's", peer.uid()));
+        }
+        if self.shared.sessions.read().len() >= MAX_SESSIONS {
+            return self.refuse(&socket, peer.pid(), &format!("{MAX_SESSIONS} proxies are connected"));
+        }
+        if self.newcomers.len() >= MAX_NEWCOMERS {
+            let oldest = self.newcomers.iter().min_by_key(|(_, n)| n.since).map(|(&id, _)| id);
+            if let Some(newcomer) = oldest.and_then(|id| self.newcomers.remove(&id)) {
+                warn!("pid {} dropped: {MAX_NEWCOMERS} others connected before it said HELLO", newcomer.pid);
+            }
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, id);
+        match self.events.add(socket.as_fd(), event) {
+            Ok(()) => {
+                self.newcomers.insert(id, Newcomer { socket, pid: peer.pid(), since: Instant::now() });
+            }
+            Err(errno) => warn!("pid {} dropped: epoll_ctl: {errno}", peer.pid()),
+        }
+    }
+
+    fn refuse(&self, socket: &SeqPacket, pid: i32, reason: &str) {
+        warn!("pid {pid} refused: {reason}");
+        // A peer that does not take its refusal just sees the end of the connection.
+        let _ = socket.send(&HelloReply::Refused(reason.to_owned()).encode(), None);
+    }
+
+    /// Reads a newcomer's HELLO and makes it a session, or drops it.
+    fn greet(&mut self, id: u64) {
+        let Some(newcomer) = self.newcomers.get(&id) else { return };
+        let arena = match read_hello(&newcomer.socket) {
+            Ok(Some(arena)) => Ok(arena),
+            Ok(None) => return,
+            Err(reason) => Err(reason),
+        };
+        let Some(Newcomer { socket, pid, .. }) = self.newcomers.remove(&id) else { return };
+        let _ = self.events.delete(socket.as_fd());
+        let arena = match arena {
+            Ok(arena) => arena,
+            Err(reason) => return self.refuse(&socket, pid, &reason),
+        };
+        if let Err(error) = socket.send(&HelloReply::Welcome { version: VERSION, features: 0 }.encode(), None) {
+            return warn!("pid {pid} dropped: {error}");
+        }
+        if let Ok(process) = socket.peer_pidfd()
+            && self.events.add(process.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id)).is_ok()
+        {
+            self.processes.insert(id, process);
+        }
+        let layout = arena.layout();
+        info!("session {id} (pid {pid}): {} segments of {} bytes", layout.segments, layout.segment_size);
+        let session = Arc::new(Session::new(id, pid, socket, arena));
+        self.shared.sessions.write().insert(id, Arc::clone(&session));
+        if let Err(errno) = self.shared.requests.add(session.socket.as_fd(), EpollEvent::new(worker::ARMED, id)) {
+            self.shared.end_session(&session, Some(&format!("epoll_ctl: {errno}")));
+        }
+    }
+
+    /// The process of a session died.
+    fn bury(&mut self, id: u64) {
+        self.processes.remove(&id);
+        if let Some(session) = self.shared.session(id) {
+            self.shared.end_session(&session, None);
+        }
+    }
+
+    /// Drops newcomers that never said HELLO, descriptors of processes whose session has ended, and the files of transfers
+    /// that nobody takes up; accepts again after a pause.
+    fn tidy(&mut self) {
+        let now = Instant::now();
+        self.newcomers.retain(|_, newcomer| {
+            let in_time = now.duration_since(newcomer.since) < HELLO_LIMIT;
+            if !in_time {
+                warn!("pid {} dropped: no HELLO within {} s", newcomer.pid, HELLO_LIMIT.as_secs());
+            }
+            in_time
+        });
+        let sessions = self.shared.sessions.read();
+        self.processes.retain(|id, _| sessions.contains_key(id));
+        if let Some(limit) = now.checked_sub(PARKED_LIMIT) {
+            sessions.values().for_each(|session| session.forget_parked(limit));
+        }
+        drop(sessions);
+        if self.accept_again.is_some_and(|at| at <= now) {
+            self.accept_again = None;
+            self.listen_for(EpollFlags::EPOLLIN);
+        }
+    }
+
+    fn listen_for(&self, flags: EpollFlags) {
+        if let Err(errno) = self.events.modify(self.bound.socket.as_fd(), &mut EpollEvent::new(flags, LISTENER)) {
+            warn!("epoll_ctl: {errno}");
+        }
+    }
+}
+
+/// The memory that a HELLO brings; None if there is no HELLO yet; else why the proxy is refused.
+fn read_hello(socket: &SeqPacket) -> Result<Option<Arena>, String> {
+    let mut buffer = [0; 128];
+    let received = match socket.receive_with_descriptors(&mut buffer) {
+        Ok(received) => received,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    if received.len == 0 {
+        return Err("it left before HELLO".to_owned());
+    }
+    if received.truncated {
+        return Err("its HELLO is too long or brings too many descriptors".to_owned());
+    }
+    let hello = Hello::decode(&buffer[..received.len]).map_err(|e| e.to_string())?;
+    if !(hello.min_version..=hello.max_version).contains(&VERSION) {
+        return Err(format!(
+            "it speaks versions {} to {}, this daemon {VERSION}",
+            hello.min_version, hello.max_version
+        ));
+    }
+    let layout = Layout::new(hello.segments, hello.segment_size).map_err(|e| e.to_string())?;
+    let [memory] = received.descriptors.as_slice() else {
+        return Err(format!("its HELLO brings {} descriptors instead of one", received.descriptors.len()));
+    };
+    Arena::adopt(memory, layout).map(Some).map_err(|e| e.to_string())
+}

@@ -1,0 +1,174 @@
+//! The serving side of the channel: a boss thread that owns the command socket, and workers that serve requests.
+//!
+//! Every request that is read is answered by exactly one end of its lease, or its session ends.
+
+mod boss;
+mod session;
+mod worker;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+use log::{info, warn};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::RwLock;
+
+use super::address::{BindError, BoundSocket, default_socket};
+use super::store::Store;
+use session::Session;
+
+/// The event of the stop descriptor; sessions are numbered from 1.
+const STOP: u64 = 0;
+
+/// The most proxies at a time.
+const MAX_SESSIONS: usize = 512;
+
+/// How a server is set up.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The command socket's path.
+    pub socket: PathBuf,
+    /// Worker threads, at least 1.
+    pub threads: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { socket: default_socket(), threads: 8 }
+    }
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The command socket cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system gave no thread or descriptor.
+    #[error("cannot start the server: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What boss and workers share.
+pub(crate) struct Shared {
+    store: Arc<dyn Store>,
+    threads: usize,
+    /// The sessions' sockets, each for one event at a time.
+    requests: Epoll,
+    sessions: RwLock<HashMap<u64, Arc<Session>>>,
+    /// Workers that wait for a request.
+    idle: AtomicUsize,
+    stopping: AtomicBool,
+    /// Readable for ever once the server stops.
+    stop: EventFd,
+}
+
+impl Shared {
+    fn session(&self, id: u64) -> Option<Arc<Session>> {
+        self.sessions.read().get(&id).cloned()
+    }
+
+    fn has_idle(&self) -> bool {
+        self.idle.load(Ordering::Relaxed) > 0
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The most workers that one session may hold: all if it is alone, else three of four.
+    fn turns_per_session(&self) -> usize {
+        let alone = self.sessions.read().len() <= 1;
+        if alone { self.threads } else { (self.threads - self.threads / 4).max(1) }
+    }
+
+    /// Ends a session and forgets it; its memory is unmapped when the last worker lets go of it. `fault` is what the peer
+    /// did wrong, if it did.
+    fn end_session(&self, session: &Session, fault: Option<&str>) {
+        if !session.end() {
+            return;
+        }
+        match fault {
+            Some(fault) => warn!("session {} (pid {}) dropped: {fault}", session.id, session.pid),
+            None => info!("session {} (pid {}) ended", session.id, session.pid),
+        }
+        let _ = self.requests.delete(session.socket.as_fd());
+        self.sessions.write().remove(&session.id);
+    }
+}
+
+/// A running server. Dropping it stops it.
+pub struct Server {
+    shared: Arc<Shared>,
+    socket: PathBuf,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds the command socket and starts the threads.
+    pub fn start(config: &ServerConfig, store: Arc<dyn Store>) -> Result<Self, ServerError> {
+        let bound = BoundSocket::bind(&config.socket)?;
+        let requests = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(io::Error::from)?;
+        requests.add(stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP)).map_err(io::Error::from)?;
+        let shared = Arc::new(Shared {
+            store,
+            threads: config.threads.max(1),
+            requests,
+            sessions: RwLock::new(HashMap::new()),
+            idle: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            stop,
+        });
+        let mut server = Self { shared, socket: config.socket.clone(), threads: Vec::new() };
+        let boss = boss::Boss::new(Arc::clone(&server.shared), bound)?;
+        server.spawn("boss".to_owned(), move |_| boss.run())?;
+        for i in 0..server.shared.threads {
+            server.spawn(format!("worker-{i}"), worker::run)?;
+        }
+        Ok(server)
+    }
+
+    fn spawn(&mut self, name: String, body: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        self.threads.push(thread::Builder::new().name(name).spawn(move || body(&shared))?);
+        Ok(())
+    }
+
+    /// The path of the command socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Stops the server: transfers end at the next chunk (their proxies go on with the next server), the sessions and the
+    /// command socket close, all threads are joined.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Cannot fail short of 2^64 - 1 stops.
+        let _ = self.shared.stop.write(1);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has printed why.
+            let _ = thread.join();
+        }
+        let sessions: Vec<_> = self.shared.sessions.read().values().cloned().collect();
+        for session in sessions {
+            self.shared.end_session(&session, None);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}

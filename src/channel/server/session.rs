@@ -1,0 +1,107 @@
+//! One connected proxy as the daemon sees it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::channel::arena::Arena;
+use crate::channel::layout::Validator;
+use crate::channel::ring;
+use crate::channel::store::OpenFile;
+use crate::sys::seqpacket::SeqPacket;
+
+/// A file whose transfer stopped before its end, and when. The transfer goes on with it, whatever the store says then.
+type Parked = (Arc<OpenFile>, Instant);
+
+/// How many requests of a session are being served, and whether its socket is armed for more.
+#[derive(Debug)]
+struct Turns {
+    serving: usize,
+    armed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    pub(crate) pid: i32,
+    pub(crate) socket: SeqPacket,
+    pub(crate) arena: Arena,
+    /// For each segment, in private memory: a lease runs on its control words, and no second one may.
+    leased: Box<[AtomicBool]>,
+    parked: Mutex<Vec<Parked>>,
+    turns: Mutex<Turns>,
+    ended: AtomicBool,
+}
+
+impl Session {
+    pub(crate) fn new(id: u64, pid: i32, socket: SeqPacket, arena: Arena) -> Self {
+        let leased = (0..arena.layout().segments).map(|_| AtomicBool::new(false)).collect();
+        let turns = Mutex::new(Turns { serving: 0, armed: true });
+        Self { id, pid, socket, arena, leased, parked: Mutex::default(), turns, ended: AtomicBool::new(false) }
+    }
+
+    /// Begins a lease on a segment. False if the segment does not exist or is leased already.
+    pub(crate) fn lease(&self, lead: u16) -> bool {
+        self.leased.get(usize::from(lead)).is_some_and(|leased| !leased.swap(true, Ordering::Acquire))
+    }
+
+    /// Ends a lease; to be called before its end is published, since the proxy may ask again at once.
+    pub(crate) fn unlease(&self, lead: u16) {
+        self.leased[usize::from(lead)].store(false, Ordering::Release);
+    }
+
+    /// Keeps the file of a transfer that stops before its end; of as many transfers as there are segments.
+    pub(crate) fn park(&self, file: &Arc<OpenFile>) {
+        let mut parked = self.parked.lock();
+        parked.retain(|(other, _)| other.validator() != file.validator());
+        if parked.len() == self.leased.len() {
+            parked.remove(0);
+        }
+        parked.push((Arc::clone(file), Instant::now()));
+    }
+
+    /// The parked file in this state.
+    pub(crate) fn parked(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
+        self.parked.lock().iter().find(|(file, _)| file.validator() == wanted).map(|(file, _)| Arc::clone(file))
+    }
+
+    /// Lets go of files whose transfers parked before `limit`.
+    pub(crate) fn forget_parked(&self, limit: Instant) {
+        self.parked.lock().retain(|(_, since)| *since >= limit);
+    }
+
+    /// Counts a request in. True if the socket is to be armed again at once: fewer than `cap` requests are being served.
+    pub(crate) fn begin_turn(&self, cap: usize) -> bool {
+        let mut turns = self.turns.lock();
+        turns.serving += 1;
+        turns.armed = turns.serving < cap;
+        turns.armed
+    }
+
+    /// Counts a request out. True if the socket is to be armed again now.
+    pub(crate) fn end_turn(&self) -> bool {
+        let mut turns = self.turns.lock();
+        turns.serving -= 1;
+        !std::mem::replace(&mut turns.armed, true)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Ends the session: no more requests, and workers that wait for this proxy stop waiting. True for the first caller.
+    pub(crate) fn end(&self) -> bool {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.socket.shut_down();
+        for (segment, leased) in self.leased.iter().enumerate() {
+            if leased.load(Ordering::Acquire) {
+                ring::wake_producer(self.arena.control(segment as u16));
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,224 @@
+//! The workers: each waits for requests of all sessions and serves one at a time, from its datagram to the end of its
+//! lease. The kernel's queues are the queue: a request is read by the worker that serves it, without a hand-off.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+
+use super::{STOP, Shared, session::Session};
+use crate::channel::layout::Kind;
+use crate::channel::ring::{Producer, Violation};
+use crate::channel::store::{OpenFile, StoreError};
+use crate::channel::wire::{Get, MAX_DATAGRAM};
+
+/// How long a worker waits for a proxy that releases nothing before it parks the transfer: while other workers are idle,
+/// and while none is.
+const PATIENCE: Duration = Duration::from_millis(5);
+const PATIENCE_BUSY: Duration = Duration::from_millis(1);
+
+/// The bytes after which a transfer goes to the end of the line, while no worker is idle.
+const QUANTUM: u64 = 8 << 20;
+
+/// A session's socket, for one event.
+pub(super) const ARMED: EpollFlags =
+    EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLONESHOT);
+
+/// Serves until the server stops.
+pub(super) fn run(shared: &Shared) {
+    let mut buffer = vec![0; MAX_DATAGRAM + 1];
+    let mut events = [EpollEvent::empty()];
+    loop {
+        shared.idle.fetch_add(1, Ordering::Relaxed);
+        let waited = shared.requests.wait(&mut events, EpollTimeout::NONE);
+        shared.idle.fetch_sub(1, Ordering::Relaxed);
+        match waited {
+            Ok(_) if events[0].data() == STOP => return,
+            Ok(_) => {
+                // A session that ended meanwhile is gone from the table.
+                if let Some(session) = shared.session(events[0].data()) {
+                    take_turn(shared, &session, &mut buffer);
+                }
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => {
+                warn!("epoll_wait: {errno}");
+                return;
+            }
+        }
+    }
+}
+
+/// Reads one request of a session and serves it.
+fn take_turn(shared: &Shared, session: &Arc<Session>, buffer: &mut [u8]) {
+    let len = match session.socket.receive(buffer) {
+        Ok(0) => return shared.end_session(session, None),
+        Ok(len) => len,
+        // Another worker was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return arm(shared, session),
+        Err(error) => return shared.end_session(session, Some(&error.to_string())),
+    };
+    if session.begin_turn(shared.turns_per_session()) {
+        arm(shared, session);
+    }
+    let served = match buffer.get(..len).map(Get::decode) {
+        Some(Ok(get)) => serve(shared, session, &get).map_err(|violation| violation.to_string()),
+        Some(Err(malformed)) => Err(malformed.to_string()),
+        None => Err(format!("a datagram of {len} bytes")),
+    };
+    if let Err(reason) = served {
+        shared.end_session(session, Some(&reason));
+    }
+    if session.end_turn() {
+        arm(shared, session);
+    }
+}
+
+fn arm(shared: &Shared, session: &Session) {
+    let mut event = EpollEvent::new(ARMED, session.id);
+    // Fails only for a session that has ended and left the epoll set.
+    let _ = shared.requests.modify(session.socket.as_fd(), &mut event);
+}
+
+/// One lease in the making.
+struct Lease<'s> {
+    shared: &'s Shared,
+    session: &'s Session,
+    lead: u16,
+    producer: Producer<'s>,
+}
+
+/// Why a lease stops before its chunk is read.
+enum Stop {
+    /// Its end is published.
+    Ended,
+    /// Nobody is left to tell.
+    SessionEnded,
+    Violation(Violation),
+}
+
+fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), Violation> {
+    if !session.lease(get.lead) {
+        return Err(Violation("a request for a segment that is none or in use"));
+    }
+    let producer = Producer::new(session.arena.control(get.lead), get.lead, get.sequence);
+    let mut lease = Lease { shared, session, lead: get.lead, producer };
+    if lease.producer.cancelled() {
+        lease.end(Kind::Cancelled);
+        return Ok(());
+    }
+    match lease.open(get) {
+        Err(end) => {
+            lease.end(end);
+            Ok(())
+        }
+        Ok(file) => match lease.stream(&file, get.offset) {
+            Ok(()) | Err(Stop::Ended) => Ok(()),
+            Err(Stop::SessionEnded) => {
+                session.unlease(get.lead);
+                Ok(())
+            }
+            Err(Stop::Violation(violation)) => Err(violation),
+        },
+    }
+}
+
+impl Lease<'_> {
+    /// The file that the request asks for, or how the lease ends without it.
+    fn open(&self, get: &Get<'_>) -> Result<Arc<OpenFile>, Kind> {
+        if let Some(file) = get.validator.and_then(|wanted| self.session.parked(&wanted))
+            && get.offset <= file.validator().len
+        {
+            return Ok(file);
+        }
+        let file = self.shared.store.open(get.key).map_err(|error| {
+            let key = String::from_utf8_lossy(get.key);
+            debug!("session {}: {key:?}: {error}", self.session.id);
+            match error {
+                StoreError::NotFound => Kind::NotFound,
+                StoreError::Failed(_) => Kind::Failed,
+            }
+        })?;
+        let fits = get.validator.is_none_or(|wanted| wanted == *file.validator());
+        if fits && get.offset <= file.validator().len { Ok(file) } else { Err(Kind::Changed) }
+    }
+
+    /// Publishes the file from `offset` on, chunk by chunk.
+    fn stream(&mut self, file: &Arc<OpenFile>, offset: u64) -> Result<(), Stop> {
+        let validator = file.validator();
+        let segment_size = u64::from(self.session.arena.layout().segment_size);
+        self.producer.describe(validator);
+        let mut at = offset;
+        loop {
+            let segment = self.next_segment(file)?;
+            let len = (validator.len - at).min(segment_size) as u32;
+            match self.session.arena.fill_from(segment, len, file.file(), at) {
+                // Never a chunk of a file that changed while it was read: it could mix two versions.
+                Ok(got) if got < len || !file.is_unchanged() => {
+                    self.end(Kind::Changed);
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    warn!("session {}: read at {at}: {error}", self.session.id);
+                    self.end(Kind::Failed);
+                    return Ok(());
+                }
+            }
+            at += u64::from(len);
+            if at == validator.len {
+                self.session.unlease(self.lead);
+                self.producer.publish(segment, len, Kind::End);
+                return Ok(());
+            }
+            if (at - offset >= QUANTUM && !self.shared.has_idle()) || self.shared.stopping() {
+                self.park(file, segment, len);
+                return Ok(());
+            }
+            self.producer.publish(segment, len, Kind::Data);
+        }
+    }
+
+    /// A free segment of the ring; waits for it as long as the patience lasts, then parks the transfer.
+    fn next_segment(&mut self, file: &Arc<OpenFile>) -> Result<u16, Stop> {
+        let mut since: Option<Instant> = None;
+        loop {
+            self.producer.poll(self.session.arena.layout().segments).map_err(Stop::Violation)?;
+            if self.session.has_ended() {
+                return Err(Stop::SessionEnded);
+            }
+            if self.producer.cancelled() {
+                // Perhaps only to let others have the segment.
+                self.session.park(file);
+                self.end(Kind::Cancelled);
+                return Err(Stop::Ended);
+            }
+            if let Some(segment) = self.producer.take_free() {
+                return Ok(segment);
+            }
+            let patience = if self.shared.has_idle() { PATIENCE } else { PATIENCE_BUSY };
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            if waited >= patience || self.shared.stopping() {
+                self.park(file, self.lead, 0);
+                return Err(Stop::Ended);
+            }
+            self.producer.wait(PATIENCE_BUSY.min(patience - waited));
+        }
+    }
+
+    /// Ends the lease before the file ends, with the data in `segment` or without. A slow client never holds a worker.
+    fn park(&mut self, file: &Arc<OpenFile>, segment: u16, len: u32) {
+        self.session.park(file);
+        self.session.unlease(self.lead);
+        self.producer.publish(segment, len, Kind::Parked);
+    }
+
+    /// Ends the lease without data.
+    fn end(&mut self, kind: Kind) {
+        self.session.unlease(self.lead);
+        self.producer.publish(self.lead, 0, kind);
+    }
+}

@@ -1,0 +1,74 @@
+//! Where a server gets its files from.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use super::layout::Validator;
+
+/// Gives files by key. Called by the worker threads, several at once.
+pub trait Store: Send + Sync {
+    /// The file behind `key`, any bytes, as it is now.
+    fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError>;
+}
+
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such key or file, or no access.
+    #[error("not found")]
+    NotFound,
+    /// The file is there and cannot be read.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// An open regular file and the state that it had when it was opened.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    validator: Validator,
+}
+
+impl OpenFile {
+    /// Notes the file's state. Anything but a regular file is refused.
+    pub fn new(file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Self { file, validator: Validator::of(&metadata) })
+    }
+
+    /// The file, to be read by position only: many threads share its offset.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The state that it had when it was opened.
+    pub fn validator(&self) -> &Validator {
+        &self.validator
+    }
+
+    /// Whether it still has that state.
+    pub fn is_unchanged(&self) -> bool {
+        self.file.metadata().is_ok_and(|now| Validator::of(&now) == self.validator)
+    }
+}
+
+impl Validator {
+    /// The state that stat(2) tells of.
+    pub(crate) fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.size(),
+            modified_ns: metadata
+                .mtime()
+                .cast_unsigned()
+                .wrapping_mul(1_000_000_000)
+                .wrapping_add(metadata.mtime_nsec().cast_unsigned()),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The datagrams of the command socket. `docs/protocol.md` gives them byte by byte; all numbers are little-endian.
+//!
+//! Each begins with the magic `GFSC`, its type (16 bits) and zero (16 bits). A datagram that is too short, too long or
+//! has a wrong number in it is an error: the connection ends.
+
+use super::layout::{MAGIC, Validator};
+
+/// The protocol version that this library speaks.
+pub(crate) const VERSION: u16 = 1;
+/// The longest key, in bytes: Linux's PATH_MAX less the NUL.
+pub const MAX_KEY: usize = 4095;
+/// The longest datagram.
+pub(crate) const MAX_DATAGRAM: usize = GET_HEADER + MAX_KEY;
+
+const TYPE_HELLO: u16 = 1;
+const TYPE_WELCOME: u16 = 2;
+const TYPE_REFUSED: u16 = 3;
+const TYPE_GET: u16 = 4;
+const GET_HEADER: usize = 64;
+
+/// The request's validator counts: go on with this state of the file or tell that it changed.
+const FLAG_VALIDATOR: u32 = 1;
+
+/// The first datagram of a proxy; the memory's descriptor comes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) min_version: u16,
+    pub(crate) max_version: u16,
+    pub(crate) segments: u32,
+    pub(crate) segment_size: u32,
+    pub(crate) session: u64,
+    /// Bits for later versions; none is defined.
+    pub(crate) features: u64,
+}
+
+/// The daemon's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HelloReply {
+    /// Both speak `version` with these features.
+    Welcome { version: u16, features: u64 },
+    /// The connection ends, for this reason.
+    Refused(String),
+}
+
+/// A request: a lease on `lead` that begins at `offset` of the file behind `key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Get<'a> {
+    pub(crate) lead: u16,
+    pub(crate) sequence: u32,
+    pub(crate) offset: u64,
+    pub(crate) validator: Option<Validator>,
+    pub(crate) key: &'a [u8],
+}
+
+/// A datagram that is none of the protocol's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed datagram: {0}")]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Checks magic and type.
+    fn new(datagram: &'a [u8], kind: u16) -> Result<Self, Malformed> {
+        let mut reader = Self(datagram);
+        if reader.u32()? != MAGIC {
+            return Err(Malformed("magic"));
+        }
+        if reader.u16()? != kind {
+            return Err(Malformed("type"));
+        }
+        if reader.u16()? != 0 {
+            return Err(Malformed("reserved bits"));
+        }
+        Ok(reader)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (head, rest) = self.0.split_first_chunk().ok_or(Malformed("too short"))?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn end(self) -> Result<(), Malformed> {
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed("too long")) }
+    }
+}
+
+fn begin(kind: u16) -> Vec<u8> {
+    let mut datagram = Vec::with_capacity(GET_HEADER);
+    datagram.extend(MAGIC.to_le_bytes());
+    datagram.extend(kind.to_le_bytes());
+    datagram.extend(0u16.to_le_bytes());
+    datagram
+}
+
+impl Hello {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut d = begin(TYPE_HELLO);
+        d.extend(self.min_version.to_le_bytes());
+        d.extend(self.max_version.to_le_bytes());
+        d.extend(self.segments.to_le_bytes());
+        d.extend(self.segment_size.to_le_bytes());
+        d.extend(self.session.to_le_bytes());
+        d.extend(self.features.to_le_bytes());
+        d
+    }
+
+    pub(crate) fn decode(datagram: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(datagram, TYPE_HELLO)?;
+        let hello = Self {
+            min_version: r.u16()?,
+            max_version: r.u16()?,
+            segments: r.u32()?,
+            segment_size: r.u32()?,
+            session: r.u64()?,
+            features: r.u64()?,
+        };
+        r.end()?;
+        Ok(hello)
+    }
+}
+
+impl HelloReply {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Welcome { version, features } => {
+                let mut d = begin(TYPE_WELCOME);
+                d.extend(version.to_le_bytes());
+                d.extend(0u16.to_le_bytes());
+                d.extend(0u32.to_le_bytes());
+                d.extend(features.to_le_bytes());
+                d
+            }
+            Self::Refused(reason) => {
+                let mut d = begin(TYPE_REFUSED);
+                d.extend(reason.as_bytes());
+                d
+            }
+        }
+    }
+
+    pub(crate) fn decode(datagram: &[u8]) -> Result<Self, Malformed> {
+        if let Ok(r) = Reader::new(datagram, TYPE_REFUSED) {
+            // A peer's text goes to the log: one line of it, and not a long one.
+            let reason: String = String::from_utf8_lossy(r.0).chars().filter(|c| !c.is_control()).take(200).collect();
+            return Ok(Self::Refused(reason));
+        }
+        let mut r = Reader::new(datagram, TYPE_WELCOME)?;
+        let version = r.u16()?;
+        if r.u16()? != 0 || r.u32()? != 0 {
+            return Err(Malformed("reserved bits"));
+        }
+        let features = r.u64()?;
+        r.end()?;
+        Ok(Self::Welcome { version, features })
+    }
+}
+
+impl<'a> Get<'a> {
+    /// Writes the datagram over `buffer`, which is kept from request to request.
+    pub(crate) fn encode(&self, buffer: &mut Vec<u8>) {
+        let flags = if self.validator.is_some() { FLAG_VALIDATOR } else { 0 };
+        let validator = self.validator.unwrap_or_default();
+        buffer.clear();
+        buffer.extend(MAGIC.to_le_bytes());
+        buffer.extend(TYPE_GET.to_le_bytes());
+        buffer.extend(0u16.to_le_bytes());
+        buffer.extend(flags.to_le_bytes());
+        buffer.extend(self.sequence.to_le_bytes());
+        buffer.extend(self.lead.to_le_bytes());
+        buffer.extend((self.key.len() as u16).to_le_bytes());
+        buffer.extend(0u32.to_le_bytes());
+        buffer.extend(self.offset.to_le_bytes());
+        for word in [validator.device, validator.inode, validator.len, validator.modified_ns] {
+            buffer.extend(word.to_le_bytes());
+        }
+        buffer.extend(self.key);
+    }
+
+    pub(crate) fn decode(datagram: &'a [u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(datagram, TYPE_GET)?;
+        let flags = r.u32()?;
+        if flags & !FLAG_VALIDATOR != 0 {
+            return Err(Malformed("flags"));
+        }
+        let sequence = r.u32()?;
+        let lead = r.u16()?;
+        let key_len = r.u16()? as usize;
+        if r.u32()? != 0 {
+            return Err(Malformed("reserved bits"));
+        }
+        let offset = r.u64()?;
+        let validator = Validator { device: r.u64()?, inode: r.u64()?, len: r.u64()?, modified_ns: r.u64()? };
+        let key = r.0;
+        if key.len() != key_len || key.len() > MAX_KEY {
+            return Err(Malformed("key length"));
+        }
+        let validator = (flags & FLAG_VALIDATOR != 0).then_some(validator);
+        Ok(Self { lead, sequence, offset, validator, key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_get_has_the_documented_length() {
+        let mut buffer = Vec::new();
+        Get { lead: 1, sequence: 2, offset: 3, validator: None, key: b"" }.encode(&mut buffer);
+        assert_eq!(buffer.len(), GET_HEADER);
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let mut buffer = Vec::new();
+        let validator = Validator { device: 1, inode: 2, len: 3, modified_ns: 4 };
+        let get =
+            Get { lead: 7, sequence: u32::MAX, offset: 1 << 40, validator: Some(validator), key: b"/k" };
+        get.encode(&mut buffer);
+        assert_eq!(Get::decode(&buffer), Ok(get));
+        buffer.pop();
+        assert_eq!(Get::decode(&buffer), Err(Malformed("key length")));
+
+        let hello = Hello { min_version: 1, max_version: 2, segments: 3, segment_size: 4, session: 5, features: 6 };
+        assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+        assert_eq!(Hello::decode(&hello.encode()[..20]), Err(Malformed("too short")));
+        for reply in [HelloReply::Welcome { version: 1, features: 2 }, HelloReply::Refused("no".into())] {
+            assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
+        }
+    }
+}

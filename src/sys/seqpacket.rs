@@ -1,0 +1,158 @@
+//! Unix SOCK_SEQPACKET sockets: whole datagrams in order, descriptors beside them, an end of file when the peer dies.
+
+use std::io::{self, IoSlice};
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials,
+};
+
+/// The most descriptors that a peer may send with one datagram before it is refused. One is what the protocol asks for.
+const MAX_DESCRIPTORS: usize = 4;
+
+/// One end of a connection, or a listening socket. Non-blocking and close-on-exec.
+#[derive(Debug)]
+pub(crate) struct SeqPacket(OwnedFd);
+
+/// A received datagram.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// The bytes of it that are in the buffer.
+    pub(crate) len: usize,
+    /// The descriptors that came with it.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// It was longer than the buffer, or carried more than could be taken.
+    pub(crate) truncated: bool,
+}
+
+/// Room for the control message of [`MAX_DESCRIPTORS`] descriptors, aligned as a cmsghdr must be.
+#[repr(C)]
+union ControlBuffer {
+    _align: libc::cmsghdr,
+    bytes: [u8; 64],
+}
+
+// SAFETY: CMSG_SPACE only computes a number.
+const _: () = assert!(unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as u32) } as usize <= 64);
+
+fn new_socket() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?)
+}
+
+impl SeqPacket {
+    /// Binds `path` and listens.
+    pub(crate) fn listen(path: &Path) -> io::Result<Self> {
+        let fd = new_socket()?;
+        socket::bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        socket::listen(&fd, Backlog::new(128)?)?;
+        Ok(Self(fd))
+    }
+
+    /// Connects to the listening socket at `path`. Its backlog being full is `WouldBlock`.
+    pub(crate) fn connect(path: &Path) -> io::Result<Self> {
+        let fd = new_socket()?;
+        socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self(fd))
+    }
+
+    /// Takes one waiting connection.
+    pub(crate) fn accept(&self) -> io::Result<Self> {
+        let fd = socket::accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+        // SAFETY: accept4 returned a new descriptor that nobody else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Who connected: process, user and group at the time of connect(2).
+    pub(crate) fn peer(&self) -> io::Result<UnixCredentials> {
+        Ok(socket::getsockopt(&self.0, socket::sockopt::PeerCredentials)?)
+    }
+
+    /// A descriptor that tells of the peer's death, also where a child of the peer keeps the socket open. An error on
+    /// kernels without SO_PEERPIDFD (before 6.5).
+    pub(crate) fn peer_pidfd(&self) -> io::Result<OwnedFd> {
+        const SO_PEERPIDFD: libc::c_int = 77;
+        let mut fd: RawFd = -1;
+        let mut len = size_of::<RawFd>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes to `fd`.
+        let failed = unsafe {
+            libc::getsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut fd).cast(), &raw mut len)
+        };
+        if failed != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel returned a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// Sends one datagram, with a descriptor or without. Never raises SIGPIPE, never blocks.
+    pub(crate) fn send(&self, datagram: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let sent = match descriptor {
+            None => socket::send(self.0.as_raw_fd(), datagram, flags)?,
+            Some(descriptor) => {
+                let rights = [descriptor.as_raw_fd()];
+                let control = [ControlMessage::ScmRights(&rights)];
+                socket::sendmsg::<UnixAddr>(self.0.as_raw_fd(), &[IoSlice::new(datagram)], &control, flags, None)?
+            }
+        };
+        if sent == datagram.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// Receives one datagram without descriptors: those that come all the same are closed by the kernel. 0 bytes are the
+    /// end of the connection; a datagram that is longer than the buffer is reported by its true length.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(socket::recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)?)
+    }
+
+    /// Receives one datagram and the descriptors with it, all of which are owned by the answer.
+    pub(crate) fn receive_with_descriptors(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        let mut control = ControlBuffer { bytes: [0; 64] };
+        // SAFETY: msghdr is plain data for which zeros are valid.
+        let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = size_of::<ControlBuffer>();
+        // SAFETY: the header points to buffers on this stack with their true sizes.
+        let len = unsafe {
+            libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
+        };
+        if len < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut descriptors = Vec::new();
+        // SAFETY: recvmsg filled the control buffer; the CMSG macros walk it within msg_controllen. Also after MSG_CTRUNC
+        // the descriptors that did arrive are installed, so they are owned before anything else is decided.
+        unsafe {
+            let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+            while !header.is_null() {
+                if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                    let bytes = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                    let data: *const RawFd = libc::CMSG_DATA(header).cast();
+                    for i in 0..bytes / size_of::<RawFd>() {
+                        descriptors.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
+                    }
+                }
+                header = libc::CMSG_NXTHDR(&raw const message, header);
+            }
+        }
+        let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+        Ok(Received { len: len.cast_unsigned(), descriptors, truncated })
+    }
+
+    /// Ends the connection for both sides; descriptors stay open until dropped.
+    pub(crate) fn shut_down(&self) {
+        // An error means that there is no connection any more, which is what was asked for.
+        let _ = socket::shutdown(self.0.as_raw_fd(), socket::Shutdown::Both);
+    }
+}
+
+impl AsFd for SeqPacket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
