@@ -7,7 +7,6 @@
 #include "options.h"
 
 int main(int argc, char **argv) {
-    uint32_t drain_ms = 5000;
     gfproxy_cached_options_t options;
 
     gfproxy_cached_options_init(&options);
@@ -17,7 +16,6 @@ int main(int argc, char **argv) {
         {'d', "delay", OPTION_NUMBER, &options.delay_us, 0, 2500000,
          .help = "microseconds by which each lookup is delayed"},
         {'S', "socket", OPTION_TEXT, &options.socket, .help = "command socket to listen on"},
-        {0, "drain-ms", OPTION_NUMBER, &drain_ms, 0, UINT32_MAX, .help = "on SIGTERM, let transfers run for so long"},
         {'v', "verbose", OPTION_COUNT, &options.verbosity, .help = "log more: -v info, -vv debug, -vvv trace"},
         {'h', "help", OPTION_HELP, .help = "print this text"},
         {'i', "hidden", OPTION_IGNORED, .help = NULL},
@@ -45,6 +43,6 @@ int main(int argc, char **argv) {
     signal(SIGINT, SIG_DFL);
     signal(SIGHUP, SIG_IGN);
     pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
-    gfproxy_cached_stop(drain_ms);
+    gfproxy_cached_stop();
     return EXIT_SUCCESS;
 }

@@ -67,10 +67,11 @@ int main(int argc, char **argv) {
         {0, "hidden", OPTION_IGNORED, .help = NULL},
     };
     options_parse(argc, argv, table, sizeof table / sizeof *table);
+    options.cache = cache || options.origin == NULL;
 
     /* An origin alone is Part 1, none is Part 2, both together are a cache in front of an origin. */
     ssize_t (*handler)(gfcontext_t *, const char *, void *) = options.origin == NULL ? handle_with_cache
-                                                              : cache                ? handle_with_cache_or_curl
+                                                              : options.cache        ? handle_with_cache_or_curl
                                                                                      : handle_with_curl;
 
     /* Before any thread starts: all of them inherit this mask, so that only end_on_signal takes these signals. */

@@ -21,6 +21,7 @@ pub mod getfile;
 #[cfg(feature = "gfserver")]
 pub mod gfserver;
 mod handler;
+mod logging;
 pub mod origin;
 pub mod reply;
 mod sys;

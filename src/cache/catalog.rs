@@ -61,14 +61,8 @@ impl Catalog {
             return Err(LoadError::TooLarge(locals.to_owned()));
         }
         let base = locals.parent().map_or_else(PathBuf::new, Path::to_owned);
-        let mut catalog = Self {
-            base,
-            text,
-            entries: Vec::new(),
-            table: HashTable::new(),
-            hasher: RandomState::new(),
-            skipped: 0,
-        };
+        let mut catalog =
+            Self { base, text, entries: Vec::new(), table: HashTable::new(), hasher: RandomState::new(), skipped: 0 };
         catalog.read_lines(locals);
         catalog.entries.shrink_to_fit();
         Ok(catalog)
@@ -247,9 +241,11 @@ mod tests {
 
     #[test]
     fn quotes_hold_spaces_quotes_and_hashes() {
-        let catalog = load(br#""/a b" "c d"
+        let catalog = load(
+            br#""/a b" "c d"
 "/q\"\\x" "\y"
-"#);
+"#,
+        );
         assert_eq!(path(&catalog, "/a b").as_deref(), Some("/base/c d"));
         assert_eq!(path(&catalog, r#"/q"\x"#).as_deref(), Some(r"/base/\y"));
     }

@@ -76,7 +76,9 @@ impl Files {
                 warn!("{}: {error}", path.display());
                 // What is not there and what may not be seen look the same from outside.
                 Err(match error.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO) => StoreError::Failed(error.to_string()),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO) => {
+                        StoreError::Failed(error.to_string())
+                    }
                     _ => StoreError::NotFound,
                 })
             }

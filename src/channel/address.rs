@@ -1,10 +1,10 @@
 //! Where the command socket is, and who may own it.
 
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::env;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;

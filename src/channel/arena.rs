@@ -81,8 +81,7 @@ impl Arena {
         }
         let arena = Self::map(fd.as_fd(), layout)?;
         let header = arena.header();
-        if header.magic.load(Ordering::Relaxed) != MAGIC
-            || header.version.load(Ordering::Relaxed) != u32::from(VERSION)
+        if header.magic.load(Ordering::Relaxed) != MAGIC || header.version.load(Ordering::Relaxed) != u32::from(VERSION)
         {
             return Err(AdoptError::Header);
         }
@@ -146,9 +145,8 @@ impl Arena {
         while filled < len {
             let at = (offset + u64::from(filled)).cast_signed();
             // SAFETY: `data` has room for `len` bytes (see `data`), and the kernel alone writes them.
-            let got = unsafe {
-                libc::pread(file.as_raw_fd(), data.add(filled as usize).cast(), (len - filled) as usize, at)
-            };
+            let got =
+                unsafe { libc::pread(file.as_raw_fd(), data.add(filled as usize).cast(), (len - filled) as usize, at) };
             match got {
                 0 => break,
                 1.. => filled += got as u32,

@@ -186,11 +186,6 @@ impl<'c> Producer<'c> {
         }
         mine.parked.store(0, Ordering::Relaxed);
     }
-
-    /// Whether the consumer has released nothing since the last [`Self::poll`].
-    pub(crate) fn nothing_released(&self) -> bool {
-        self.control.consumer.consumed.load(Ordering::Relaxed) == self.consumed
-    }
 }
 
 /// Wakes a producer that sleeps on this control block, for the side that shares its process: its session has ended.
@@ -341,11 +336,6 @@ impl Consumer {
             }
         }
         Ok(false)
-    }
-
-    /// The segments of the ring beside the lead.
-    pub(crate) fn borrowed(&self) -> impl Iterator<Item = u16> + '_ {
-        self.ring.as_slice().iter().copied().filter(|&s| s != self.lead)
     }
 
     /// The segment that the lease was asked for.

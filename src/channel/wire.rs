@@ -228,8 +228,7 @@ mod tests {
     fn what_is_encoded_is_decoded() {
         let mut buffer = Vec::new();
         let validator = Validator { device: 1, inode: 2, len: 3, modified_ns: 4 };
-        let get =
-            Get { lead: 7, sequence: u32::MAX, offset: 1 << 40, validator: Some(validator), key: b"/k" };
+        let get = Get { lead: 7, sequence: u32::MAX, offset: 1 << 40, validator: Some(validator), key: b"/k" };
         get.encode(&mut buffer);
         assert_eq!(Get::decode(&buffer), Ok(get));
         buffer.pop();

@@ -1,1 +1,122 @@
 //! The handlers that a program registers with `GFS_WORKER_FUNC`.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use log::error;
+
+use crate::handler::{Proxy, Route};
+use crate::reply::{Outcome, Reply, Status};
+use crate::sys::gfserver::{ContextReply, GfContext, path_bytes};
+use crate::sys::process::{NoCancel, ignore_sigpipe};
+
+/// Answers a request with a file from an HTTP origin: `path` is appended to the origin's base URL.
+///
+/// `ctx`: the context that gfserver gave to its worker function. `path`: NUL-terminated. `arg`: the origin's base URL,
+/// NUL-terminated; where it is NULL or no http or https URL, the origin is that of gfproxy_start, or of the environment
+/// variable GFPROXY_ORIGIN.
+///
+/// Returns the number of bytes of the file that were sent. An HTTP status 404, 410, 401, 403 or 451 is answered with
+/// GF_FILE_NOT_FOUND and returns 0. Any other failure before the first byte returns -1, upon which gfserver answers
+/// GF_ERROR; a failure after it cuts the connection and returns -1, so that the client sees a short file. NULL for `ctx`
+/// or `path` returns -1.
+///
+/// Threads: any number at once, each with its own context. The thread is not cancelled (pthread_cancel) meanwhile.
+///
+/// # Safety
+/// `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this; `arg` is NULL or a
+/// NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn handle_with_curl(ctx: *mut GfContext, path: *const c_char, arg: *mut c_void) -> libc::ssize_t {
+    // SAFETY: the caller's promise is the same.
+    unsafe { handle(Route::Origin, ctx, path, arg) }
+}
+
+/// Answers a request with a file from the cache daemon, through shared memory. A file that the daemon does not have is
+/// GF_FILE_NOT_FOUND.
+///
+/// Connects to the daemon if that has not been done: then the environment variables GFPROXY_SOCKET, GFPROXY_SEGMENTS and
+/// GFPROXY_SEGMENT_SIZE count. `arg` is not used. A daemon that is absent or silent is waited for, 10 s unless set
+/// otherwise (gfproxy_options_t, or GFPROXY_CACHE_WAIT_MS). Parameters, returns, errors and threads otherwise as with
+/// handle_with_curl.
+///
+/// # Safety
+/// As with handle_with_curl.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn handle_with_cache(
+    ctx: *mut GfContext,
+    path: *const c_char,
+    arg: *mut c_void,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise is the same.
+    unsafe { handle(Route::Cache, ctx, path, arg) }
+}
+
+/// Answers a request with a file from the cache daemon or, where that does not have it, from the origin. Parameters,
+/// returns, errors and threads as with handle_with_cache and handle_with_curl.
+///
+/// # Safety
+/// As with handle_with_curl.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn handle_with_cache_or_curl(
+    ctx: *mut GfContext,
+    path: *const c_char,
+    arg: *mut c_void,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise is the same.
+    unsafe { handle(Route::CacheThenOrigin, ctx, path, arg) }
+}
+
+/// # Safety
+/// As with handle_with_curl.
+unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *mut c_void) -> libc::ssize_t {
+    if ctx.is_null() {
+        return -1;
+    }
+    // SAFETY: the path outlives the handler's call, which this function is part of.
+    let Some(path) = (unsafe { path_bytes(path) }) else { return -1 };
+    // Declared before all that it guards, so that it ends last.
+    let _no_cancel = NoCancel::new();
+    ignore_sigpipe();
+    // SAFETY: a live context, for the length of the handler's call.
+    let mut reply = unsafe { ContextReply::new(ctx) };
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: NULL or NUL-terminated, by the caller's promise.
+        let origin = unsafe { origin_url(arg) };
+        match Proxy::get() {
+            Ok(proxy) => proxy.handle(route, path, origin, &mut reply),
+            Err(error) => {
+                error!("gfproxy: {error}");
+                Outcome::Failed(error.to_string())
+            }
+        }
+    }));
+    match outcome {
+        Ok(Outcome::Sent(bytes)) => bytes as libc::ssize_t,
+        Ok(Outcome::NotFound) => match reply.header(Status::FileNotFound, 0) {
+            Ok(()) => 0,
+            Err(_) => -1,
+        },
+        // The panic hook has told where and why.
+        Ok(Outcome::Failed(_) | Outcome::Cut(_)) | Err(_) => {
+            if reply.header_sent() {
+                reply.cut();
+            }
+            -1
+        }
+    }
+}
+
+/// The worker's argument, if it is a URL.
+///
+/// # Safety
+/// `arg` is NULL or NUL-terminated for `'a`.
+unsafe fn origin_url<'a>(arg: *mut c_void) -> Option<&'a str> {
+    if arg.is_null() {
+        return None;
+    }
+    // SAFETY: NUL-terminated by the caller's promise.
+    let text = unsafe { CStr::from_ptr(arg.cast()) }.to_str().ok()?;
+    let scheme = text.split_once("://")?.0;
+    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(text)
+}

@@ -4,3 +4,11 @@
 mod handlers;
 mod process;
 mod shm_channel;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs the body of an export. A panic must not cross into C, where it would abort the process; the panic hook has told
+/// where and why, and the caller gets `failed`.
+fn guard<T>(failed: T, body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(failed)
+}

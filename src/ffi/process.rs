@@ -1,1 +1,278 @@
 //! The life of the process: `gfproxy_<verb>`.
+
+use std::ffi::{CStr, OsStr, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::guard;
+use crate::cache::{Config, Daemon};
+use crate::channel::{self, ClientConfig, ServerConfig};
+use crate::handler::{Proxy, Settings};
+use crate::logging;
+use crate::sys::process::ignore_sigpipe;
+
+/// The fewest bytes of a shared-memory segment.
+pub const GFPROXY_MIN_SEGMENT_SIZE: u32 = 824;
+/// The most bytes of a shared-memory segment. All segments together have at most 1 GiB.
+pub const GFPROXY_MAX_SEGMENT_SIZE: u32 = 67108864;
+/// The most shared-memory segments.
+pub const GFPROXY_MAX_SEGMENTS: u32 = 4096;
+
+const _: () = {
+    assert!(GFPROXY_MIN_SEGMENT_SIZE == channel::MIN_SEGMENT_SIZE);
+    assert!(GFPROXY_MAX_SEGMENT_SIZE == channel::MAX_SEGMENT_SIZE);
+    assert!(GFPROXY_MAX_SEGMENTS == channel::MAX_SEGMENTS);
+};
+
+/// How a proxy is set up. Fill it with gfproxy_options_init, then change what you want.
+#[repr(C)]
+#[allow(non_camel_case_types)]
+pub struct gfproxy_options_t {
+    /// The base URL of the HTTP origin, NUL-terminated, or NULL for none.
+    pub origin: *const c_char,
+    /// The path of simplecached's command socket, NUL-terminated, or NULL for the default.
+    pub socket: *const c_char,
+    /// How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (8).
+    pub segments: u32,
+    /// The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (262144).
+    pub segment_size: u32,
+    /// For how many milliseconds a request waits for an absent or silent simplecached (10000).
+    pub cache_wait_ms: u32,
+    /// After how many milliseconds in which it takes no byte a client is dropped (30000).
+    pub stall_ms: u32,
+    /// 0: log warnings, 1: also each request, 2: debug, 3: trace (0).
+    pub verbosity: i32,
+    /// Whether to connect to simplecached at once (true); else the first handle_with_cache does.
+    pub cache: bool,
+}
+
+/// How a cache daemon is set up. Fill it with gfproxy_cached_options_init, then change what you want.
+#[repr(C)]
+#[allow(non_camel_case_types)]
+pub struct gfproxy_cached_options_t {
+    /// The path of the locals file, NUL-terminated ("locals.txt").
+    pub locals: *const c_char,
+    /// The path of the command socket, NUL-terminated, or NULL for the default.
+    pub socket: *const c_char,
+    /// Worker threads, from 1 up (8).
+    pub threads: u32,
+    /// By how many microseconds each lookup is delayed (0).
+    pub delay_us: u32,
+    /// 0: log warnings, 1: also proxies that come and go, 2: debug, 3: trace (0).
+    pub verbosity: i32,
+}
+
+/// Sets the defaults. NULL does nothing.
+///
+/// # Safety
+/// `options` is NULL or points to memory for one gfproxy_options_t.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gfproxy_options_init(options: *mut gfproxy_options_t) {
+    if options.is_null() {
+        return;
+    }
+    let settings = Settings::default();
+    let defaults = gfproxy_options_t {
+        origin: std::ptr::null(),
+        socket: std::ptr::null(),
+        segments: settings.channel.segments,
+        segment_size: settings.channel.segment_size,
+        cache_wait_ms: settings.channel.wait.as_millis() as u32,
+        stall_ms: settings.stall.as_millis() as u32,
+        verbosity: settings.verbosity,
+        cache: settings.cache,
+    };
+    // SAFETY: not NULL, room for one value by the caller's promise.
+    unsafe { options.write(defaults) };
+}
+
+/// Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE ignored, the origin
+/// checked, the channel to simplecached with a thread of its own. simplecached need not be there yet.
+///
+/// `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
+/// URL, no memory for the segments, or a proxy that was started before.
+///
+/// Threads: from one thread, before the handlers run and after signals were blocked that a thread of the program's takes.
+///
+/// # Safety
+/// `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_int {
+    guard(-1, || {
+        // SAFETY: NULL or valid by the caller's promise.
+        let Some(options) = (unsafe { options.as_ref() }) else {
+            eprintln!("gfproxy_start: options are NULL");
+            return -1;
+        };
+        logging::start(options.verbosity);
+        ignore_sigpipe();
+        // SAFETY: NULL or NUL-terminated by the caller's promise.
+        let (origin, socket) = unsafe { (bytes(options.origin), bytes(options.socket)) };
+        let settings = Settings {
+            cache: options.cache,
+            origin: origin.map(|url| String::from_utf8_lossy(url).into_owned()),
+            channel: ClientConfig {
+                socket: socket.map_or_else(channel::default_socket, path),
+                segments: options.segments,
+                segment_size: options.segment_size,
+                wait: ms(options.cache_wait_ms),
+            },
+            stall: ms(options.stall_ms),
+            verbosity: options.verbosity,
+            ..Settings::default()
+        };
+        match Proxy::start(settings) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("gfproxy: {error}");
+                -1
+            }
+        }
+    })
+}
+
+/// Makes the handlers refuse requests (gfserver answers GF_ERROR) and waits for those that they have begun, for `limit_ms`
+/// milliseconds at most. Returns how many are left, 0 if no proxy was started.
+///
+/// Threads: from any but a handler's; not from a signal handler.
+#[unsafe(no_mangle)]
+pub extern "C" fn gfproxy_drain(limit_ms: u32) -> c_int {
+    guard(0, || Proxy::current().map_or(0, |proxy| proxy.drain(ms(limit_ms)) as c_int))
+}
+
+/// Closes the channel to simplecached and joins its thread. Transfers that still run break off. Does nothing if no proxy
+/// was started.
+///
+/// Threads: from any but a handler's; not from a signal handler.
+#[unsafe(no_mangle)]
+pub extern "C" fn gfproxy_stop() {
+    guard((), || {
+        if let Some(proxy) = Proxy::current() {
+            proxy.stop();
+        }
+    });
+}
+
+/// The process's daemon.
+static DAEMON: Mutex<Option<Arc<Daemon>>> = Mutex::new(None);
+
+/// Sets the defaults. NULL does nothing.
+///
+/// # Safety
+/// `options` is NULL or points to memory for one gfproxy_cached_options_t.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cached_options_t) {
+    if options.is_null() {
+        return;
+    }
+    let defaults = gfproxy_cached_options_t {
+        locals: c"locals.txt".as_ptr(),
+        socket: std::ptr::null(),
+        threads: ServerConfig::default().threads as u32,
+        delay_us: 0,
+        verbosity: 0,
+    };
+    // SAFETY: not NULL, room for one value by the caller's promise.
+    unsafe { options.write(defaults) };
+}
+
+/// Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and the
+/// workers.
+///
+/// `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, a command
+/// socket that another daemon serves or that cannot be made, a daemon that was started before.
+///
+/// Threads: from one thread, after signals were blocked that a thread of the program's takes.
+///
+/// # Safety
+/// `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_options_t) -> c_int {
+    guard(-1, || {
+        // SAFETY: NULL or valid by the caller's promise.
+        let Some(options) = (unsafe { options.as_ref() }) else {
+            eprintln!("gfproxy_cached_start: options are NULL");
+            return -1;
+        };
+        logging::start(options.verbosity);
+        ignore_sigpipe();
+        // SAFETY: NULL or NUL-terminated by the caller's promise.
+        let (locals, socket) = unsafe { (bytes(options.locals), bytes(options.socket)) };
+        let Some(locals) = locals else {
+            eprintln!("gfproxy_cached_start: no locals file was named");
+            return -1;
+        };
+        let mut daemon = DAEMON.lock();
+        if daemon.is_some() {
+            eprintln!("simplecached: started already");
+            return -1;
+        }
+        let server = ServerConfig {
+            socket: socket.map_or_else(channel::default_socket, path),
+            threads: options.threads as usize,
+        };
+        let delay = Duration::from_micros(options.delay_us.into());
+        match Daemon::start(Config { locals: path(locals), delay, server }) {
+            Ok(started) => {
+                *daemon = Some(Arc::new(started));
+                0
+            }
+            Err(error) => {
+                eprintln!("simplecached: {error}");
+                -1
+            }
+        }
+    })
+}
+
+/// Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1 after one line on standard
+/// error: the file cannot be read, so that the old one stays in force, or no daemon was started.
+///
+/// Threads: from any; not from a signal handler.
+#[unsafe(no_mangle)]
+pub extern "C" fn gfproxy_cached_reload() -> c_int {
+    guard(-1, || {
+        let daemon = DAEMON.lock().clone();
+        match daemon.map(|daemon| daemon.reload()) {
+            Some(Ok(())) => 0,
+            Some(Err(error)) => {
+                eprintln!("simplecached: {error}: the files loaded before stay");
+                -1
+            }
+            None => -1,
+        }
+    })
+}
+
+/// Stops the daemon: transfers end at their next chunk and go on with the next daemon, the command socket is removed, all
+/// threads are joined. Does nothing if no daemon was started.
+///
+/// Threads: from any; not from a signal handler.
+#[unsafe(no_mangle)]
+pub extern "C" fn gfproxy_cached_stop() {
+    guard((), || {
+        let daemon = DAEMON.lock().take();
+        if let Some(daemon) = daemon {
+            daemon.stop();
+        }
+    });
+}
+
+fn ms(milliseconds: u32) -> Duration {
+    Duration::from_millis(milliseconds.into())
+}
+
+fn path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+/// # Safety
+/// `text` is NULL or NUL-terminated for `'a`.
+unsafe fn bytes<'a>(text: *const c_char) -> Option<&'a [u8]> {
+    // SAFETY: NULL was asked for first; NUL-terminated by the caller's promise.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_bytes())
+}

@@ -5,6 +5,9 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::{offset_of, size_of};
 use std::time::Duration;
 
+use nix::sys::socket::{SockaddrStorage, getpeername};
+
+use crate::handler::Connection;
 use crate::reply::{Chunk, ClientGone, Reply, Status};
 
 /// The longest request the provided server reads, NUL included.
@@ -87,6 +90,7 @@ unsafe extern "C" {
 /// The [`Reply`] of a handler that runs under a gfserver, the provided one or ours.
 pub(crate) struct ContextReply {
     ctx: *mut GfContext,
+    header_sent: bool,
 }
 
 impl ContextReply {
@@ -94,7 +98,7 @@ impl ContextReply {
     /// `ctx` is the context that the server gave to the handler that is running on this thread; the value must not
     /// outlive that handler's call.
     pub(crate) unsafe fn new(ctx: *mut GfContext) -> Self {
-        Self { ctx }
+        Self { ctx, header_sent: false }
     }
 
     fn socket(&self) -> c_int {
@@ -102,21 +106,9 @@ impl ContextReply {
         unsafe { (*self.ctx).socket }
     }
 
-    /// Bounds every read and write on the client's socket. The provided server lingers in recv(2) until the client
-    /// closes, and blocks in write(2) on one that does not read.
-    pub(crate) fn set_timeouts(&self, receive: Duration, send: Duration) {
-        for (option, limit) in [(libc::SO_RCVTIMEO, receive), (libc::SO_SNDTIMEO, send)] {
-            let limit = libc::timeval {
-                tv_sec: limit.as_secs() as libc::time_t,
-                tv_usec: limit.subsec_micros() as libc::suseconds_t,
-            };
-            self.set_option(libc::SOL_SOCKET, option, &limit);
-        }
-    }
-
-    /// Holds small writes back until a full segment is there (true), or sends what is held back (false).
-    pub(crate) fn set_cork(&self, on: bool) {
-        self.set_option(libc::IPPROTO_TCP, libc::TCP_CORK, &c_int::from(on));
+    /// Whether a header went out, so that an error can only be told by cutting the connection.
+    pub(crate) fn header_sent(&self) -> bool {
+        self.header_sent
     }
 
     /// Ends the connection in both directions, so that the client sees a file cut short. The only honest end of a
@@ -141,6 +133,27 @@ impl ContextReply {
     }
 }
 
+impl Connection for ContextReply {
+    // The provided server lingers in recv(2) until the client closes, and blocks in write(2) on one that does not read.
+    fn set_timeouts(&self, receive: Duration, send: Duration) {
+        for (option, limit) in [(libc::SO_RCVTIMEO, receive), (libc::SO_SNDTIMEO, send)] {
+            let limit = libc::timeval {
+                tv_sec: limit.as_secs() as libc::time_t,
+                tv_usec: limit.subsec_micros() as libc::suseconds_t,
+            };
+            self.set_option(libc::SOL_SOCKET, option, &limit);
+        }
+    }
+
+    fn set_cork(&self, on: bool) {
+        self.set_option(libc::IPPROTO_TCP, libc::TCP_CORK, &c_int::from(on));
+    }
+
+    fn peer(&self) -> String {
+        getpeername::<SockaddrStorage>(self.socket()).map_or_else(|_| "-".to_owned(), |address| address.to_string())
+    }
+}
+
 impl Reply for ContextReply {
     fn header(&mut self, status: Status, len: u64) -> Result<(), ClientGone> {
         let status = match status {
@@ -149,6 +162,7 @@ impl Reply for ContextReply {
             Status::Error => GF_ERROR,
         };
         let len = usize::try_from(len).map_err(|_| ClientGone)?;
+        self.header_sent = true;
         // SAFETY: `new`'s caller promised a live context.
         let sent = unsafe { gfs_sendheader(self.ctx, status, len) };
         if sent < 0 { Err(ClientGone) } else { Ok(()) }

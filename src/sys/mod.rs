@@ -4,4 +4,5 @@
 pub(crate) mod curl;
 pub(crate) mod futex;
 pub(crate) mod gfserver;
+pub(crate) mod process;
 pub(crate) mod seqpacket;

@@ -118,9 +118,8 @@ impl SeqPacket {
         message.msg_control = (&raw mut control).cast();
         message.msg_controllen = size_of::<ControlBuffer>();
         // SAFETY: the header points to buffers on this stack with their true sizes.
-        let len = unsafe {
-            libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
-        };
+        let len =
+            unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
         if len < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -24,8 +24,7 @@ const PATIENCE_BUSY: Duration = Duration::from_millis(1);
 const QUANTUM: u64 = 8 << 20;
 
 /// A session's socket, for one event.
-pub(super) const ARMED: EpollFlags =
-    EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLONESHOT);
+pub(super) const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLONESHOT);
 
 /// Serves until the server stops.
 pub(super) fn run(shared: &Shared) {

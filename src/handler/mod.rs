@@ -1,0 +1,256 @@
+//! A request from the handler's call to its outcome: over the cache, the origin, or both.
+//!
+//! One [`Proxy`] serves a process. Programs that know of us start it with their options; for the kit's unmodified mains
+//! the first request starts it with what the environment says.
+
+mod log_line;
+mod settings;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::channel::{Client, ClientError, OpenError, Transfer};
+use crate::origin::{Config as OriginConfig, Origin, OriginError};
+use crate::reply::{Outcome, Reply};
+pub(crate) use settings::{Settings, SettingsError};
+
+/// Below this segment size a file's chunks are held back until they fill TCP segments.
+const CORK_BELOW: u32 = 64 << 10;
+
+/// Where a request's file comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Cache,
+    Origin,
+    CacheThenOrigin,
+}
+
+/// Why there is no proxy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Channel(#[from] ClientError),
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    #[error("started already")]
+    Twice,
+}
+
+/// What a handler needs of its client beside the answer itself.
+pub(crate) trait Connection: Reply {
+    /// Bounds every read and write.
+    fn set_timeouts(&self, receive: Duration, send: Duration);
+    /// Holds small writes back (true), or sends what is held back (false).
+    fn set_cork(&self, on: bool);
+    /// The client's address, for the log.
+    fn peer(&self) -> String;
+}
+
+#[derive(Debug, Default)]
+struct Flow {
+    in_flight: usize,
+    refusing: bool,
+}
+
+/// The process's proxy.
+pub(crate) struct Proxy {
+    settings: Settings,
+    channel: Mutex<Option<Arc<Client>>>,
+    /// By base URL: a program may give its workers different ones.
+    origins: RwLock<HashMap<String, Arc<Origin>>>,
+    flow: Mutex<Flow>,
+    settled: Condvar,
+}
+
+static PROXY: RwLock<Option<Arc<Proxy>>> = RwLock::new(None);
+
+impl Proxy {
+    fn new(settings: Settings) -> Result<Self, StartError> {
+        let proxy = Self {
+            settings,
+            channel: Mutex::default(),
+            origins: RwLock::default(),
+            flow: Mutex::default(),
+            settled: Condvar::new(),
+        };
+        if proxy.settings.cache {
+            proxy.channel()?;
+        }
+        if let Some(url) = &proxy.settings.origin {
+            proxy.origin(url)?;
+        }
+        Ok(proxy)
+    }
+
+    /// Makes the process's proxy.
+    pub(crate) fn start(settings: Settings) -> Result<(), StartError> {
+        let mut current = PROXY.write();
+        if current.is_some() {
+            return Err(StartError::Twice);
+        }
+        *current = Some(Arc::new(Self::new(settings)?));
+        Ok(())
+    }
+
+    /// The process's proxy, made from the environment if there is none yet.
+    pub(crate) fn get() -> Result<Arc<Self>, StartError> {
+        if let Some(proxy) = &*PROXY.read() {
+            return Ok(Arc::clone(proxy));
+        }
+        let mut current = PROXY.write();
+        if let Some(proxy) = &*current {
+            return Ok(Arc::clone(proxy));
+        }
+        let settings = Settings::from_environment()?;
+        crate::logging::start(settings.verbosity);
+        let proxy = Arc::new(Self::new(Settings { cache: false, ..settings })?);
+        *current = Some(Arc::clone(&proxy));
+        Ok(proxy)
+    }
+
+    /// The process's proxy, if it was started.
+    pub(crate) fn current() -> Option<Arc<Self>> {
+        PROXY.read().clone()
+    }
+
+    /// Refuses requests from now on and waits for those in flight. Returns how many are left at the end of `limit`.
+    pub(crate) fn drain(&self, limit: Duration) -> usize {
+        let deadline = Instant::now() + limit;
+        let mut flow = self.flow.lock();
+        flow.refusing = true;
+        while flow.in_flight > 0 && !self.settled.wait_until(&mut flow, deadline).timed_out() {}
+        flow.in_flight
+    }
+
+    /// Closes the channel and lets a later start make a new proxy.
+    pub(crate) fn stop(&self) {
+        if let Some(channel) = self.channel.lock().take() {
+            channel.stop();
+        }
+        *PROXY.write() = None;
+    }
+
+    fn channel(&self) -> Result<Arc<Client>, ClientError> {
+        let mut channel = self.channel.lock();
+        if let Some(client) = &*channel {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(Client::start(self.settings.channel.clone())?);
+        *channel = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    fn origin(&self, url: &str) -> Result<Arc<Origin>, OriginError> {
+        if let Some(origin) = self.origins.read().get(url) {
+            return Ok(Arc::clone(origin));
+        }
+        let origin = Arc::new(Origin::new(url, OriginConfig::default())?);
+        Ok(Arc::clone(self.origins.write().entry(url.to_owned()).or_insert(origin)))
+    }
+
+    /// Serves one request. `origin` is the worker's argument, where that is a URL.
+    pub(crate) fn handle(
+        &self,
+        route: Route,
+        path: &[u8],
+        origin: Option<&str>,
+        connection: &mut dyn Connection,
+    ) -> Outcome {
+        let Some(_in_flight) = InFlight::enter(self) else {
+            return Outcome::Failed("the server is stopping".to_owned());
+        };
+        let begun = Instant::now();
+        connection.set_timeouts(self.settings.linger, self.settings.stall);
+        let (outcome, via) = match route {
+            Route::Origin => (self.from_origin(path, origin, connection), "origin"),
+            Route::Cache => (self.from_cache(path, connection), "cache"),
+            Route::CacheThenOrigin => match self.from_cache(path, connection) {
+                Outcome::NotFound => (self.from_origin(path, origin, connection), "origin"),
+                outcome => (outcome, "cache"),
+            },
+        };
+        log_line::write(connection, path, &outcome, begun.elapsed(), via);
+        outcome
+    }
+
+    fn from_cache(&self, path: &[u8], connection: &mut dyn Connection) -> Outcome {
+        let client = match self.channel() {
+            Ok(client) => client,
+            Err(error) => return Outcome::Failed(error.to_string()),
+        };
+        match client.open(path) {
+            Ok(mut transfer) => {
+                let cork = client.config().segment_size < CORK_BELOW
+                    && transfer.len() > u64::from(client.config().segment_size);
+                if cork {
+                    connection.set_cork(true);
+                }
+                let outcome = relay(&mut transfer, connection);
+                if cork {
+                    connection.set_cork(false);
+                }
+                outcome
+            }
+            Err(OpenError::NotFound | OpenError::KeyTooLong(_)) => Outcome::NotFound,
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+
+    fn from_origin(&self, path: &[u8], url: Option<&str>, connection: &mut dyn Connection) -> Outcome {
+        let Some(url) = url.or(self.settings.origin.as_deref()) else {
+            return Outcome::Failed("no origin: neither the worker's argument nor GFPROXY_ORIGIN is a URL".to_owned());
+        };
+        match self.origin(url) {
+            Ok(origin) => origin.serve(path, connection),
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Sends a whole transfer.
+fn relay(transfer: &mut Transfer<'_>, reply: &mut dyn Connection) -> Outcome {
+    let len = transfer.len();
+    if let Err(gone) = reply.header(crate::reply::Status::Ok, len) {
+        return Outcome::Cut(gone.to_string());
+    }
+    loop {
+        match transfer.next_chunk() {
+            Ok(Some(chunk)) => {
+                if let Err(gone) = reply.body(chunk) {
+                    return Outcome::Cut(gone.to_string());
+                }
+            }
+            Ok(None) => return Outcome::Sent(len),
+            Err(error) => return Outcome::Cut(error.to_string()),
+        }
+    }
+}
+
+/// A request that [`Proxy::drain`] waits for.
+struct InFlight<'p>(&'p Proxy);
+
+impl<'p> InFlight<'p> {
+    fn enter(proxy: &'p Proxy) -> Option<Self> {
+        let mut flow = proxy.flow.lock();
+        if flow.refusing {
+            return None;
+        }
+        flow.in_flight += 1;
+        Some(Self(proxy))
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut flow = self.0.flow.lock();
+        flow.in_flight -= 1;
+        if flow.refusing && flow.in_flight == 0 {
+            self.0.settled.notify_all();
+        }
+    }
+}

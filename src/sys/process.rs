@@ -1,0 +1,47 @@
+//! What a handler must keep from the thread and the process that it runs in.
+
+use std::ffi::c_int;
+use std::sync::Once;
+
+const PTHREAD_CANCEL_DISABLE: c_int = 1;
+
+unsafe extern "C" {
+    fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
+}
+
+/// While it lives, this thread is not cancelled: the provided `gfserver_stop` cancels its workers, and a cancellation that
+/// unwinds through Rust frames aborts the process.
+pub(crate) struct NoCancel(c_int);
+
+impl NoCancel {
+    pub(crate) fn new() -> Self {
+        let mut old = PTHREAD_CANCEL_DISABLE;
+        // SAFETY: both arguments are valid; the call cannot fail with them.
+        unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &raw mut old) };
+        Self(old)
+    }
+}
+
+impl Drop for NoCancel {
+    fn drop(&mut self) {
+        // SAFETY: the state is one that the call above returned.
+        unsafe { pthread_setcancelstate(self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// Makes a write to a client that left an error (EPIPE) instead of a signal that ends the process, unless the program has
+/// a handler of its own. The provided gfserver writes with plain write(2).
+pub(crate) fn ignore_sigpipe() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: SIG_IGN runs no code of ours; sigaction is plain data for which zeros are valid.
+        unsafe {
+            let mut current: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut current) == 0
+                && current.sa_sigaction == libc::SIG_DFL
+            {
+                libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            }
+        }
+    });
+}
