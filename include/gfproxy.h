@@ -211,6 +211,32 @@ ssize_t handle_with_cache(gfcontext_t *ctx, const char *path, void *arg);
  */
 ssize_t handle_with_cache_or_curl(gfcontext_t *ctx, const char *path, void *arg);
 
+/**
+ * Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.
+ *
+ * `gfs` is the server. `address` is an IPv4 or IPv6 address as text, NUL-terminated, an IPv6 one with or without
+ * brackets.
+ *
+ * Returns 0; -1 where `gfs` is NULL or belongs to another gfserver than ours, which has no such setting; -2 where
+ * `address` is NULL or no address.
+ *
+ * # Safety
+ * `gfs` is NULL or a server that gfserver_init was called with; `address` is NULL or a C string.
+ */
+int gfproxy_gfserver_listen(gfserver_t *gfs, const char *address);
+
+/**
+ * Sets how long gfserver_stop lets running handlers go on before it cuts their connections: 5000 ms by default.
+ *
+ * `gfs` is the server. `milliseconds` is the limit; 0 cuts at once.
+ *
+ * Returns 0, or -1 where `gfs` is NULL or belongs to another gfserver than ours. May be called at any time.
+ *
+ * # Safety
+ * `gfs` is NULL or a server that gfserver_init was called with.
+ */
+int gfproxy_gfserver_set_stop_timeout(gfserver_t *gfs, uint32_t milliseconds);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

@@ -1,6 +1,8 @@
 //! Every exported C symbol and nothing else: NULL checks, one panic guard, one safe call.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "gfserver")]
+mod gfserver;
 mod handlers;
 mod process;
 mod shm_channel;

@@ -1,1 +1,28 @@
-//! To be filled.
+//! Our own GETFILE server, for programs that bring no gfserver.o. `docs/gfserver.md` has the wire, the decisions and the
+//! figures.
+//!
+//! All workers share one epoll and do the same work: whoever finds a connection accepts it, whoever finds its request
+//! complete calls the handler. So a request passes from the wire to the handler without a hand-off between threads,
+//! and a connection that makes its server wait, for the rest of a request or for the client's hang-up, lies parked in
+//! the epoll and holds no thread.
+//!
+//! - [`instance`]: what `gfserver_init` makes: settings, the state from start to stop.
+//! - [`core`]: what a serving instance shares: listener, epoll, parked connections, the end.
+//! - [`worker`]: one worker thread.
+//! - [`housekeeping`]: deadlines and the end, on the thread that called `gfserver_serve`.
+//! - [`parking`]: the parked connections and their deadlines.
+//! - [`answer`]: what may still be sent in answer to a request, and how the connection ends.
+//! - [`request`]: the request line.
+//! - [`complaints`]: at most one log line a second about bad clients.
+
+mod answer;
+mod complaints;
+mod core;
+mod housekeeping;
+mod instance;
+mod parking;
+mod request;
+mod worker;
+
+pub(crate) use answer::{send, send_header};
+pub(crate) use instance::{Instance, Seat};

@@ -1,8 +1,12 @@
 //! Raw system calls and foreign ABIs, each behind a safe face.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "gfserver")]
+pub(crate) mod contexts;
 pub(crate) mod curl;
 pub(crate) mod futex;
 pub(crate) mod gfserver;
+#[cfg(feature = "gfserver")]
+pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod seqpacket;

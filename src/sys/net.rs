@@ -1,0 +1,174 @@
+//! TCP sockets: listening, and the calls that a server makes on a client's connection.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use crate::reply::Chunk;
+
+/// A listening TCP socket. It never blocks; the connections that it accepts do.
+pub(crate) struct Listener {
+    socket: OwnedFd,
+}
+
+impl Listener {
+    /// Listens on `port` of `address`, or of all addresses: IPv6 and IPv4 on one socket, or IPv4 alone where the
+    /// kernel has no IPv6. Port 0 lets the kernel choose.
+    pub(crate) fn bind(address: Option<IpAddr>, port: u16, backlog: i32) -> nix::Result<Self> {
+        match address {
+            Some(address) => Self::bind_to(SocketAddr::new(address, port), backlog),
+            None => match Self::bind_to(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), backlog) {
+                Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
+                    Self::bind_to(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), backlog)
+                }
+                result => result,
+            },
+        }
+    }
+
+    fn bind_to(address: SocketAddr, backlog: i32) -> nix::Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket::socket(family, SockType::Stream, flags, None)?;
+        socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        if family == AddressFamily::Inet6 {
+            socket::setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+        }
+        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+        socket::listen(&socket, Backlog::new(backlog)?)?;
+        Ok(Self { socket })
+    }
+
+    /// The listening TCP socket that a service manager handed over (`LISTEN_FDS`), if there is one.
+    pub(crate) fn inherited() -> io::Result<Option<Self>> {
+        for number in sd_notify::listen_fds()? {
+            // SAFETY: sd_notify saw that the descriptors are open and meant for this process, and nothing else in it
+            // closes one; the number is only looked at here.
+            let candidate = unsafe { BorrowedFd::borrow_raw(number) };
+            if is_listening_tcp(&candidate) {
+                // SAFETY: as above, and this is the one place that takes a listening TCP socket over.
+                let socket = unsafe { OwnedFd::from_raw_fd(number) };
+                fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+                return Ok(Some(Self { socket }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lets every connection accepted from now on send without delay (no Nagle) and give up a send after `limit`
+    /// without progress. Linux hands both options down from the listening socket, which saves a call per connection.
+    pub(crate) fn set_connection_options(&self, limit: Duration) -> nix::Result<()> {
+        socket::setsockopt(&self.socket, sockopt::TcpNoDelay, &true)?;
+        let limit = TimeVal::new(limit.as_secs() as _, limit.subsec_micros() as _);
+        socket::setsockopt(&self.socket, sockopt::SendTimeout, &limit)
+    }
+
+    /// The address that the socket is bound to.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        socket::getsockname(self.socket.as_raw_fd()).ok().and_then(to_std)
+    }
+
+    /// The next connection; `EAGAIN` where none waits.
+    pub(crate) fn accept(&self) -> nix::Result<OwnedFd> {
+        let number = socket::accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+        // SAFETY: accept4 made this descriptor just now; nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
+    /// Refuses connections from now on. Every later `accept` fails with `EINVAL`.
+    pub(crate) fn refuse(&self) {
+        // The socket may have been shut down already, by the program through its number.
+        let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn is_listening_tcp(socket: &impl AsFd) -> bool {
+    let stream = socket::getsockopt(socket, sockopt::SockType) == Ok(SockType::Stream);
+    let listens = socket::getsockopt(socket, sockopt::AcceptConn) == Ok(true);
+    let address = socket::getsockname::<SockaddrStorage>(socket.as_fd().as_raw_fd()).ok().and_then(to_std);
+    stream && listens && address.is_some()
+}
+
+fn to_std(address: SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::from((v4.ip(), v4.port())));
+    }
+    address.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip().to_canonical(), v6.port())))
+}
+
+/// The other end of a connection, an IPv4 client of an IPv6 socket as IPv4.
+pub(crate) fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
+    socket::getpeername(socket.as_raw_fd()).ok().and_then(to_std)
+}
+
+/// Reads what has arrived, without waiting. 0 is the end of the stream.
+pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize> {
+    socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+/// Throws away what has arrived, at most `limit` bytes, without copying it and without waiting. 0 is the end of the
+/// stream.
+pub(crate) fn discard(socket: &OwnedFd, limit: usize) -> nix::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: with MSG_TRUNC a TCP socket discards `limit` bytes and writes none (tcp(7)).
+    let count = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), limit, flags) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// Sends a short text without waiting. A client that left, or whose buffer is full, does not get it.
+pub(crate) fn send_note(socket: &OwnedFd, text: &[u8]) {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let _ = socket::send(socket.as_raw_fd(), text, flags);
+}
+
+/// Sends a whole chunk and waits for room as long as the socket's send timeout allows (then `EAGAIN`). `progress` is
+/// told of every piece that the kernel took. With `more`, the kernel may hold the bytes back a moment to put what
+/// follows into the same segment.
+pub(crate) fn send_all(
+    socket: RawFd,
+    chunk: Chunk<'_>,
+    more: bool,
+    mut progress: impl FnMut(usize),
+) -> nix::Result<()> {
+    let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
+    let mut sent = 0;
+    while sent < chunk.len() {
+        // SAFETY: `sent` is less than the chunk's length, so the pointer stays inside it, and the chunk stays mapped.
+        // Only the kernel reads the bytes, and it answers EFAULT for those it cannot read.
+        let count = unsafe { libc::send(socket, chunk.as_ptr().add(sent).cast(), chunk.len() - sent, flags) };
+        match Errno::result(count) {
+            Ok(count) => {
+                sent += count as usize;
+                progress(count as usize);
+            }
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Tells the client that nothing follows, and still reads from it.
+pub(crate) fn half_close(socket: &OwnedFd) {
+    // ENOTCONN: the client has left already.
+    let _ = socket::shutdown(socket.as_raw_fd(), Shutdown::Write);
+}
+
+/// Ends a connection in both directions, under whoever is reading or writing it.
+pub(crate) fn cut(socket: RawFd) {
+    let _ = socket::shutdown(socket, Shutdown::Both);
+}
