@@ -89,11 +89,11 @@ $(BIN) $(BUILD): | deps-build
 .PHONY: deps deps-build deps-demo deps-test
 deps: deps-test
 deps-build deps-demo deps-test: deps-%:
-	@scripts/deps $*
+	@scripts/deps.sh $*
 
 .PHONY: demo test bench check headers
 demo: deps-demo all
-	BIN=$(BIN) scripts/demo
+	BIN=$(BIN) scripts/demo.sh
 
 test: deps-test all
 	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) $(CARGO) test --locked --target-dir $(TARGET)

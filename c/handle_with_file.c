@@ -53,11 +53,11 @@ static ssize_t handle_with_file(gfcontext_t *ctx, const char *path, void *arg) {
 int main(int argc, char **argv) {
     uint32_t port = 8888, threads = 8;
     const char *path = ".";
-    option_t table[] = {
-        {'p', "port", OPTION_NUMBER, &port, 0, 65535, .help = "listen on this port, 0: any free one"},
-        {'t', "thread-count", OPTION_NUMBER, &threads, 1, 200, .help = "worker threads"},
-        {'d', "directory", OPTION_TEXT, &path, .help = "serve the files of this directory"},
-        {'h', "help", OPTION_HELP, .help = "print this text"},
+    const option_t table[] = {
+        {'p', "port", "listen on this port, 0: any free one", NUMBER(&port, 0, 65535)},
+        {'t', "thread-count", "worker threads", NUMBER(&threads, 1, 200)},
+        {'d', "directory", "serve the files of this directory", TEXT(&path, "PATH")},
+        {'h', "help", "print this text", HELP},
     };
     options_parse(argc, argv, table, sizeof table / sizeof *table);
     int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);

@@ -22,8 +22,6 @@ static const char *name_of(const option_t *option) {
 
     if (option->letter == 0)
         snprintf(name, sizeof name, "--%s", option->name);
-    else if (option->name == NULL)
-        snprintf(name, sizeof name, "-%c", option->letter);
     else
         snprintf(name, sizeof name, "-%c (--%s)", option->letter, option->name);
     return name;
@@ -34,16 +32,18 @@ static void usage(const option_t *table, size_t count) {
     for (const option_t *option = table; option < table + count; option++) {
         if (option->help == NULL)
             continue;
-        const char *argument = option->kind == OPTION_NUMBER ? " N" : option->kind == OPTION_TEXT ? " TEXT" : "";
         char letter[4] = "   ", names[64];
         if (option->letter != 0)
             snprintf(letter, sizeof letter, "-%c,", option->letter);
-        snprintf(names, sizeof names, "--%s%s", option->name, argument);
+        snprintf(names, sizeof names, "--%s %s", option->name,
+                 option->kind == OPTION_NUMBER ? "N"
+                 : option->kind == OPTION_TEXT ? option->argument
+                                               : "");
         printf("  %s %-20s %s", letter, names, option->help);
         if (option->kind == OPTION_NUMBER)
-            printf(" [%u; %u to %u]", *(uint32_t *)option->value, option->min, option->max);
-        else if (option->kind == OPTION_TEXT && *(const char **)option->value != NULL)
-            printf(" [%s]", *(const char **)option->value);
+            printf(" [%u; %u to %u]", *option->number, option->min, option->max);
+        else if (option->kind == OPTION_TEXT && *option->text != NULL)
+            printf(" [%s]", *option->text);
         putchar('\n');
     }
 }
@@ -58,7 +58,7 @@ static bool parse_number(const char *text, const option_t *option) {
     unsigned long long number = strtoull(text, &end, 10);
     if (errno != 0 || *end != '\0' || number < option->min || number > option->max)
         return false;
-    *(uint32_t *)option->value = (uint32_t)number;
+    *option->number = (uint32_t)number;
     return true;
 }
 
@@ -77,10 +77,10 @@ static void take(const option_t *option, const char *argument, const option_t *t
             fprintf(stderr, "%s: %s: '' is empty\n", program, name_of(option));
             exit(USAGE_ERROR);
         }
-        *(const char **)option->value = argument;
+        *option->text = argument;
         return;
     case OPTION_COUNT:
-        ++*(int32_t *)option->value;
+        ++*option->count;
         return;
     case OPTION_HELP:
         usage(table, count);
@@ -108,14 +108,13 @@ void options_parse(int argc, char **argv, const option_t *table, size_t count) {
     enum { LONG = 256 };
     struct option names[MAX_OPTIONS + 1] = {{0}};
     char letters[2 * MAX_OPTIONS + 2] = ":";
-    size_t nnames = 0, nletters = 1;
+    size_t nletters = 1;
 
     if (count > MAX_OPTIONS)
         abort();
     program = strrchr(argv[0], '/') != NULL ? strrchr(argv[0], '/') + 1 : argv[0];
     for (size_t row = 0; row < count; row++) {
-        if (table[row].name != NULL)
-            names[nnames++] = (struct option){table[row].name, takes_argument(&table[row]), NULL, LONG + (int)row};
+        names[row] = (struct option){table[row].name, takes_argument(&table[row]), NULL, LONG + (int)row};
         if (table[row].letter != 0) {
             letters[nletters++] = table[row].letter;
             if (takes_argument(&table[row]))

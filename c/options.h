@@ -6,23 +6,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum {
-    OPTION_NUMBER, /* value: uint32_t *, within min to max */
-    OPTION_TEXT,   /* value: const char ** */
-    OPTION_COUNT,  /* value: int32_t *, one more each time; takes no argument */
-    OPTION_HELP,   /* prints the usage text and exits 0 */
-    OPTION_IGNORED /* accepted without effect; takes no argument */
-} option_kind_t;
+typedef enum { OPTION_NUMBER, OPTION_TEXT, OPTION_COUNT, OPTION_HELP, OPTION_IGNORED } option_kind_t;
 
 typedef struct {
     char letter;      /* 0: has a long name only */
-    const char *name; /* NULL: has a letter only */
+    const char *name; /* the long name */
+    const char *help; /* NULL: accepted, but not in the usage text */
     option_kind_t kind;
-    void *value; /* holds the default before options_parse */
+    uint32_t *number; /* the values hold the defaults before options_parse */
     uint32_t min, max;
-    const char *help; /* NULL: not in the usage text */
-    bool *given;      /* NULL, or set to true where the option occurs */
+    const char **text;
+    const char *argument; /* what the usage text calls the text, such as "PATH" */
+    int32_t *count;
+    bool *given; /* NULL, or set to true where the option occurs */
 } option_t;
+
+/* The kinds of rows: {'t', "threads", "worker threads", NUMBER(&threads, 1, 200)} */
+#define NUMBER(value, least, most) .kind = OPTION_NUMBER, .number = (value), .min = (least), .max = (most)
+#define TEXT(value, metavar) .kind = OPTION_TEXT, .text = (value), .argument = (metavar)
+#define COUNT(value) .kind = OPTION_COUNT, .count = (value)
+#define HELP .kind = OPTION_HELP
+#define IGNORED .kind = OPTION_IGNORED
 
 /*
  * Reads the command line into the values of `table`. Anything wrong ends the program with status 2 and one line on

@@ -10,15 +10,14 @@ int main(int argc, char **argv) {
     gfproxy_cached_options_t options;
 
     gfproxy_cached_options_init(&options);
-    option_t table[] = {
-        {'c', "cachedir", OPTION_TEXT, &options.locals, .help = "the locals file: a key and a path a line"},
-        {'t', "nthreads", OPTION_NUMBER, &options.threads, 1, 100, .help = "worker threads"},
-        {'d', "delay", OPTION_NUMBER, &options.delay_us, 0, 2500000,
-         .help = "microseconds by which each lookup is delayed"},
-        {'S', "socket", OPTION_TEXT, &options.socket, .help = "command socket to listen on"},
-        {'v', "verbose", OPTION_COUNT, &options.verbosity, .help = "log more: -v info, -vv debug, -vvv trace"},
-        {'h', "help", OPTION_HELP, .help = "print this text"},
-        {'i', "hidden", OPTION_IGNORED, .help = NULL},
+    const option_t table[] = {
+        {'c', "cachedir", "the locals file: a key and a path a line", TEXT(&options.locals, "FILE")},
+        {'t', "nthreads", "worker threads", NUMBER(&options.threads, 1, 100)},
+        {'d', "delay", "microseconds by which each lookup is delayed", NUMBER(&options.delay_us, 0, 2500000)},
+        {'S', "socket", "command socket to listen on", TEXT(&options.socket, "PATH")},
+        {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&options.verbosity)},
+        {'h', "help", "print this text", HELP},
+        {'i', "hidden", NULL, IGNORED},
     };
     options_parse(argc, argv, table, sizeof table / sizeof *table);
 

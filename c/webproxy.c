@@ -47,24 +47,23 @@ int main(int argc, char **argv) {
     gfproxy_options_t options;
 
     gfproxy_options_init(&options);
-    option_t table[] = {
-        {'p', "port", OPTION_NUMBER, &port, 0, 65535, .help = "listen on this port, 0: any free one"},
-        {'t', "thread-count", OPTION_NUMBER, &threads, 1, 200, .help = "worker threads"},
-        {'s', "server", OPTION_TEXT, &options.origin, .help = "base URL of the origin to relay to"},
-        {'n', "segment-count", OPTION_NUMBER, &options.segments, 1, GFPROXY_MAX_SEGMENTS,
-         .help = "shared-memory segments", .given = &cache},
-        {'z', "segment-size", OPTION_NUMBER, &options.segment_size, GFPROXY_MIN_SEGMENT_SIZE, GFPROXY_MAX_SEGMENT_SIZE,
-         .help = "bytes in a segment", .given = &cache},
-        {'S', "socket", OPTION_TEXT, &options.socket, .help = "command socket of simplecached", .given = &cache},
-        {0, "cache-wait-ms", OPTION_NUMBER, &options.cache_wait_ms, 0, UINT32_MAX,
-         .help = "how long a request waits for an absent simplecached"},
-        {0, "stall-ms", OPTION_NUMBER, &options.stall_ms, 1, UINT32_MAX,
-         .help = "drop a client that does not read for so long"},
-        {0, "drain-ms", OPTION_NUMBER, &drain_ms, 0, UINT32_MAX, .help = "on SIGTERM, let transfers run for so long"},
-        {'v', "verbose", OPTION_COUNT, &options.verbosity, .help = "log more: -v info, -vv debug, -vvv trace"},
-        {'h', "help", OPTION_HELP, .help = "print this text"},
-        {0, "listen-port", OPTION_NUMBER, &port, 0, 65535, .help = NULL},
-        {0, "hidden", OPTION_IGNORED, .help = NULL},
+    const option_t table[] = {
+        {'p', "port", "listen on this port, 0: any free one", NUMBER(&port, 0, 65535)},
+        {'t', "thread-count", "worker threads", NUMBER(&threads, 1, 200)},
+        {'s', "server", "base URL of the origin to relay to", TEXT(&options.origin, "URL")},
+        {'n', "segment-count", "shared-memory segments", NUMBER(&options.segments, 1, GFPROXY_MAX_SEGMENTS),
+         .given = &cache},
+        {'z', "segment-size", "bytes in a segment",
+         NUMBER(&options.segment_size, GFPROXY_MIN_SEGMENT_SIZE, GFPROXY_MAX_SEGMENT_SIZE), .given = &cache},
+        {'S', "socket", "command socket of simplecached", TEXT(&options.socket, "PATH"), .given = &cache},
+        {0, "cache-wait-ms", "how long a request waits for an absent simplecached",
+         NUMBER(&options.cache_wait_ms, 0, UINT32_MAX)},
+        {0, "stall-ms", "drop a client that does not read for so long", NUMBER(&options.stall_ms, 1, UINT32_MAX)},
+        {0, "drain-ms", "on SIGTERM, let transfers run for so long", NUMBER(&drain_ms, 0, UINT32_MAX)},
+        {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&options.verbosity)},
+        {'h', "help", "print this text", HELP},
+        {0, "listen-port", NULL, NUMBER(&port, 0, 65535)},
+        {0, "hidden", NULL, IGNORED},
     };
     options_parse(argc, argv, table, sizeof table / sizeof *table);
     options.cache = cache || options.origin == NULL;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/deps build|demo|test: probes for what `make`, `make demo` or `make test` needs and installs what misses with
+# scripts/deps.sh build|demo|test: probes for what `make`, `make demo` or `make test` needs and installs what misses with
 # apt-get, as root or through sudo. Where it may not, it lists what to install and fails. Needs no network, and
 # changes nothing, when nothing misses.
 set -euo pipefail

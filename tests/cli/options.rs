@@ -1,0 +1,144 @@
+//! The command lines of the C programs: every option, every way to get one wrong.
+
+#[path = "common/programs.rs"]
+mod programs;
+
+use std::process::Command;
+
+use programs::{Ended, Program, program};
+
+const WEBPROXIES: [&str; 2] = ["webproxy", "webproxy_noasan"];
+const CACHEDS: [&str; 2] = ["simplecached", "simplecached_noasan"];
+
+fn run(name: &str, arguments: &[&str]) -> Ended {
+    // The environment would change the defaults that the help shows.
+    Program::run(Command::new(program(name)).args(arguments).env_clear())
+}
+
+/// The program refuses `arguments` with status 2 and exactly this line.
+fn refuses(name: &str, arguments: &[&str], line: &str) {
+    let ended = run(name, arguments);
+    assert_eq!(ended.stderr, format!("{name}: {line}\n"), "{name} {arguments:?}");
+    assert_eq!(ended.status.code(), Some(2), "{name} {arguments:?}");
+    assert_eq!(ended.stdout, "", "{name} {arguments:?}");
+}
+
+/// Everything that is no number from `min` to `max`, under every name of an option.
+fn refuses_numbers(names: &[&str], option: &str, spellings: &[&str], min: u64, max: u64) {
+    let below = min.checked_sub(1).map(|n| n.to_string());
+    let above = (max + 1).to_string();
+    let odd = ["", " 8", "8 ", "+8", "-1", "8x", "0x8", "1e3", "99999999999999999999999", "eight"];
+    for name in names {
+        for value in odd.into_iter().chain(below.as_deref()).chain([above.as_str()]) {
+            refuses(name, &[spellings[0], value], &format!("{option}: '{value}' is not a number from {min} to {max}"));
+        }
+        for spelling in spellings {
+            refuses(name, &[spelling, "x"], &format!("{option}: 'x' is not a number from {min} to {max}"));
+            refuses(name, &[spelling], &format!("{option} needs a value"));
+        }
+    }
+}
+
+#[test]
+fn webproxy_numbers() {
+    let u32_max = u64::from(u32::MAX);
+    refuses_numbers(&WEBPROXIES, "-p (--port)", &["-p", "--port"], 0, 65535);
+    refuses_numbers(&WEBPROXIES, "--listen-port", &["--listen-port"], 0, 65535);
+    refuses_numbers(&WEBPROXIES, "-t (--thread-count)", &["-t", "--thread-count"], 1, 200);
+    refuses_numbers(&WEBPROXIES, "-n (--segment-count)", &["-n", "--segment-count"], 1, 65535);
+    refuses_numbers(&WEBPROXIES, "-z (--segment-size)", &["-z", "--segment-size"], 824, 1 << 30);
+    refuses_numbers(&WEBPROXIES, "--cache-wait-ms", &["--cache-wait-ms"], 0, u32_max);
+    refuses_numbers(&WEBPROXIES, "--stall-ms", &["--stall-ms"], 1, u32_max);
+    refuses_numbers(&WEBPROXIES, "--drain-ms", &["--drain-ms"], 0, u32_max);
+}
+
+#[test]
+fn simplecached_numbers() {
+    refuses_numbers(&CACHEDS, "-t (--nthreads)", &["-t", "--nthreads"], 1, 100);
+    refuses_numbers(&CACHEDS, "-d (--delay)", &["-d", "--delay"], 0, 2_500_000);
+    refuses_numbers(&CACHEDS, "--drain-ms", &["--drain-ms"], 0, u64::from(u32::MAX));
+}
+
+#[test]
+fn fileserver_numbers() {
+    refuses_numbers(&["fileserver"], "-p (--port)", &["-p", "--port"], 0, 65535);
+    refuses_numbers(&["fileserver"], "-t (--thread-count)", &["-t", "--thread-count"], 1, 200);
+}
+
+#[test]
+fn texts_are_not_empty() {
+    for name in WEBPROXIES {
+        refuses(name, &["-s", ""], "-s (--server): '' is empty");
+        refuses(name, &["-S", ""], "-S (--socket): '' is empty");
+        refuses(name, &["-s"], "-s (--server) needs a value");
+        refuses(name, &["--socket"], "-S (--socket) needs a value");
+    }
+    for name in CACHEDS {
+        refuses(name, &["-c", ""], "-c (--cachedir): '' is empty");
+        refuses(name, &["--cachedir"], "-c (--cachedir) needs a value");
+        refuses(name, &["-S"], "-S (--socket) needs a value");
+    }
+    refuses("fileserver", &["-d", ""], "-d (--directory): '' is empty");
+}
+
+#[test]
+fn unknown_options_and_arguments() {
+    for name in [&WEBPROXIES[..], &CACHEDS, &["fileserver"]].concat() {
+        for unknown in ["-q", "-x", "-l", "-?", "-:"] {
+            refuses(name, &[unknown], &format!("unknown option {unknown}; {name} -h lists all"));
+        }
+        refuses(name, &["--nonsense"], &format!("unknown or ambiguous option --nonsense; {name} -h lists all"));
+        refuses(name, &["--help=1"], "-h (--help) takes no value: '--help=1'");
+        refuses(name, &["8080"], "unexpected argument '8080'");
+        refuses(name, &["--", "-h"], "unexpected argument '-h'");
+    }
+    // --se: --server, --segment-count or --segment-size
+    refuses("webproxy", &["--se", "1"], "unknown or ambiguous option --se; webproxy -h lists all");
+    refuses("simplecached", &["--verbose=2"], "-v (--verbose) takes no value: '--verbose=2'");
+}
+
+#[test]
+fn help_names_every_option_with_default_and_range() {
+    let webproxy = [
+        "  -p, --port N             listen on this port, 0: any free one [25362; 0 to 65535]",
+        "  -t, --thread-count N     worker threads [8; 1 to 200]",
+        "  -s, --server URL         base URL of the origin to relay to",
+        "  -n, --segment-count N    shared-memory segments [8; 1 to 65535]",
+        "  -z, --segment-size N     bytes in a segment [262144; 824 to 1073741824]",
+        "  -S, --socket PATH        command socket of simplecached",
+        "      --cache-wait-ms N    how long a request waits for an absent simplecached [10000; 0 to 4294967295]",
+        "      --stall-ms N         drop a client that does not read for so long [30000; 1 to 4294967295]",
+        "      --drain-ms N         on SIGTERM, let transfers run for so long [5000; 0 to 4294967295]",
+        "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
+        "  -h, --help               print this text",
+    ];
+    let simplecached = [
+        "  -c, --cachedir FILE      the locals file: a key and a path a line [locals.txt]",
+        "  -t, --nthreads N         worker threads [8; 1 to 100]",
+        "  -d, --delay N            microseconds by which each lookup is delayed [0; 0 to 2500000]",
+        "  -S, --socket PATH        command socket to listen on",
+        "      --drain-ms N         on SIGTERM, let transfers run for so long [5000; 0 to 4294967295]",
+        "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
+        "  -h, --help               print this text",
+    ];
+    let fileserver = [
+        "  -p, --port N             listen on this port, 0: any free one [8888; 0 to 65535]",
+        "  -t, --thread-count N     worker threads [8; 1 to 200]",
+        "  -d, --directory PATH     serve the files of this directory [.]",
+        "  -h, --help               print this text",
+    ];
+    let all = [
+        ("webproxy", &webproxy[..]),
+        ("webproxy_noasan", &webproxy),
+        ("simplecached", &simplecached),
+        ("simplecached_noasan", &simplecached),
+        ("fileserver", &fileserver),
+    ];
+    for (name, rows) in all {
+        for spelling in ["-h", "--help"] {
+            let ended = run(name, &[spelling]);
+            assert_eq!(ended.stdout, format!("usage: {name} [options]\n{}\n", rows.join("\n")));
+            assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
+        }
+    }
+}

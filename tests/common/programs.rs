@@ -1,0 +1,210 @@
+//! The programs that `make` builds, run as children under a watchdog, and the simplest GETFILE client.
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// No test waits for a child for that long; one that hangs fails its test.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// A program in the directory where `make` put them.
+pub fn program(name: &str) -> PathBuf {
+    made("GFPROXY_BIN", "bin", name)
+}
+
+/// An object or the archive in the directory where `make` put them.
+pub fn built(name: &str) -> PathBuf {
+    made("GFPROXY_BUILD", "build", name)
+}
+
+fn made(variable: &str, default: &str, name: &str) -> PathBuf {
+    let directory =
+        std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(default), PathBuf::from);
+    let path = directory.join(name);
+    assert!(path.exists(), "{} is missing: run the tests with `make test`", path.display());
+    path
+}
+
+/// How a program ended, and what it wrote.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A running program. Killed when dropped.
+pub struct Program {
+    child: Child,
+    stdout: File,
+    stderr: File,
+    command: String,
+}
+
+impl Program {
+    /// Starts `command` with its output to files, so that it never waits for a reader.
+    pub fn start(command: &mut Command) -> Self {
+        let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(stdout.try_clone().expect("dup"))
+            .stderr(stderr.try_clone().expect("dup"))
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        Self { child, stdout, stderr, command: format!("{command:?}") }
+    }
+
+    /// Runs `command` to its end.
+    pub fn run(command: &mut Command) -> Ended {
+        Self::start(command).wait()
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("kill");
+    }
+
+    /// Waits for the program to end by itself.
+    pub fn wait(mut self) -> Ended {
+        let mut status = None;
+        self.until("ends", |program| {
+            status = program.child.try_wait().expect("wait");
+            status.is_some()
+        });
+        Ended { status: status.expect("it ended"), stdout: text(&mut self.stdout), stderr: text(&mut self.stderr) }
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn stop(self) -> Ended {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// The port that the program listens on, as soon as it does. Read from /proc, since a connection to try it would
+    /// be a request of its own.
+    pub fn port(&mut self) -> u16 {
+        let mut port = None;
+        self.until("listens", |program| {
+            port = listening_port(program.child.id());
+            port.is_some()
+        });
+        port.expect("it listens")
+    }
+
+    /// Polls `condition`; panics with the program's output if the program ends before, or after the watchdog's time.
+    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + WATCHDOG;
+        while !condition(self) {
+            let ended = self.child.try_wait().expect("wait");
+            if ended.is_some() || Instant::now() > deadline {
+                let output = [text(&mut self.stdout), text(&mut self.stderr)].concat();
+                panic!("{} never {what} (status {ended:?}):\n{output}", self.command);
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Fails where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What was written to `file` so far.
+fn text(file: &mut File) -> String {
+    let mut bytes = Vec::new();
+    file.rewind().expect("seek");
+    file.read_to_end(&mut bytes).expect("read");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn listening_port(pid: u32) -> Option<u16> {
+    let sockets: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .ok()?
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let tables = ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
+    let rows = tables.iter().flat_map(|table| table.lines().skip(1)).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    // Column 1 is the local address and port, 3 the state (0A is LISTEN), 9 the inode of the socket.
+    let mut ports = rows
+        .filter(|row| row.len() > 9 && row[3] == "0A" && sockets.iter().any(|inode| inode == row[9]))
+        .filter_map(|row| u16::from_str_radix(row[1].rsplit(':').next()?, 16).ok());
+    ports.next()
+}
+
+/// Sends a request for `path` and returns the connection, its answer unread.
+pub fn request(port: u16, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    stream.set_read_timeout(Some(WATCHDOG)).expect("timeout");
+    stream.write_all(format!("GETFILE GET {path}\r\n\r\n").as_bytes()).expect("request");
+    stream
+}
+
+/// The whole answer to a request for `path`, byte for byte. The server waits for the client to close, so this reads
+/// to the announced length and then to the end.
+pub fn fetch(port: u16, path: &str) -> Vec<u8> {
+    read_answer(request(port, path))
+}
+
+/// The rest of an answer.
+pub fn read_answer(mut stream: TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let mut buffer = [0; 65536];
+    while !is_whole(&answer) {
+        match stream.read(&mut buffer) {
+            Ok(0) => return answer,
+            Ok(n) => answer.extend_from_slice(&buffer[..n]),
+            Err(e) => panic!("after {} bytes: {e}", answer.len()),
+        }
+    }
+    // From here on the server's end is its own affair; a reset after the last byte loses nothing.
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+fn is_whole(answer: &[u8]) -> bool {
+    if answer.starts_with(b"GETFILE OK ") {
+        let rest = &answer[11..];
+        let Some(end) = rest.iter().position(|&b| b == b' ') else { return false };
+        let len: usize = str::from_utf8(&rest[..end]).expect("ASCII").parse().expect("a length");
+        return rest.len() >= end + 1 + len;
+    }
+    answer.ends_with(b"\n")
+}
+
+/// The answer that carries `body`.
+pub fn ok(body: &[u8]) -> Vec<u8> {
+    [format!("GETFILE OK {} ", body.len()).as_bytes(), body].concat()
+}
+
+pub const NOT_FOUND: &[u8] = b"GETFILE FILE_NOT_FOUND 0\n";
+pub const ERROR: &[u8] = b"GETFILE ERROR 0\n";
+
+/// `len` bytes that differ from each other's neighbours, and from those of another seed.
+pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(len).collect()
+}

@@ -1,0 +1,176 @@
+//! The archive under mains that know nothing of it: in the shape of the course kit's, and, where `KIT_DIR` names an
+//! unpacked kit (with `server/` and `cache/`), the kit's own mains, objects and client, unmodified.
+
+#[path = "common/programs.rs"]
+mod programs;
+#[path = "common/static_origin.rs"]
+mod static_origin;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use programs::{ERROR, NOT_FOUND, Program, built, bytes, fetch, ok, program};
+use static_origin::StaticOrigin;
+use tempfile::TempDir;
+
+/// Around every boundary: nothing, one byte, one segment of 824 bytes, of 5,712, several, and an odd megabyte.
+const SIZES: [usize; 8] = [0, 1, 823, 824, 5712, 65536, 262_145, 1_048_599];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Origin,
+    Cache,
+}
+
+/// What is linked with the archive.
+#[derive(Clone, Debug)]
+struct Kit {
+    main: PathBuf,
+    /// Where its gfserver.h, gfserver.o and gfserver_noasan.o are.
+    objects: PathBuf,
+    headers: PathBuf,
+    steque: Option<PathBuf>,
+    client: PathBuf,
+}
+
+/// Ours, and the one in `KIT_DIR`.
+fn kits(part: Part) -> Vec<Kit> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (main, folder) = match part {
+        Part::Origin => ("part1_main.c", "server"),
+        Part::Cache => ("part2_main.c", "cache"),
+    };
+    let ours = Kit {
+        main: root.join("tests/c").join(main),
+        objects: built("gfserver.o").parent().expect("a directory").to_owned(),
+        headers: root.join("include"),
+        steque: None,
+        client: program("gfclient_download"),
+    };
+    let theirs = std::env::var_os("KIT_DIR").map(|kit| {
+        let kit = fs::canonicalize(kit).expect("KIT_DIR").join(folder);
+        Kit {
+            main: kit.join("webproxy.c"),
+            objects: kit.clone(),
+            headers: kit.clone(),
+            steque: Some(kit.join("steque.c")),
+            client: kit.join("gfclient_download"),
+        }
+    });
+    [ours].into_iter().chain(theirs).collect()
+}
+
+impl Kit {
+    /// Links as the kit's Makefile does once `libgfproxy.a` stands in the place of the handler's object: before
+    /// gfserver.o, which must win all the same.
+    fn link(&self, asan: bool, to: &Path) -> PathBuf {
+        let target = to.join(if asan { "webproxy" } else { "webproxy_noasan" });
+        let object = self.objects.join(if asan { "gfserver.o" } else { "gfserver_noasan.o" });
+        let curl = Command::new("pkg-config").args(["--cflags", "--libs", "libcurl"]).output().expect("pkg-config");
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-Wall", "--std=gnu99", "-g3", "-Werror", "-fPIC", "-I"]).arg(&self.headers).arg("-o").arg(&target);
+        gcc.arg(&self.main).args(&self.steque).arg(built("libgfproxy.a")).arg(object);
+        gcc.args(["-lpthread", "-lrt"]).args(String::from_utf8(curl.stdout).expect("UTF-8").split_whitespace());
+        if asan {
+            gcc.args(["-fsanitize=address", "-fno-omit-frame-pointer", "-static-libasan"]);
+        }
+        let ended = Program::run(&mut gcc);
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{self:?}:\n{}", ended.stderr);
+        target
+    }
+}
+
+fn files() -> HashMap<String, Vec<u8>> {
+    SIZES.iter().map(|&size| (format!("/files/{size}.bin"), bytes(size as u64, size))).collect()
+}
+
+/// Runs `webproxy` and fetches every file from it, byte-exact, then one that is missing; ends it with SIGTERM.
+fn serves(webproxy: &mut Command, kit: &Kit) {
+    let mut webproxy = Program::start(webproxy.args(["-p", "0", "-t", "4"]));
+    let port = webproxy.port();
+    for (path, file) in files() {
+        assert!(fetch(port, &path) == ok(&file), "{path} of {kit:?} differs");
+    }
+    assert_eq!(fetch(port, "/files/none"), NOT_FOUND);
+    downloads(port, kit);
+    // The mains exit with the signal's number.
+    assert_eq!(webproxy.stop().status.code(), Some(15), "{kit:?}");
+}
+
+/// The kit's client fetches the files too, several at once.
+fn downloads(port: u16, kit: &Kit) {
+    let here = tempfile::tempdir().expect("a directory");
+    let workload: Vec<_> = files().into_keys().collect();
+    fs::write(here.path().join("workload.txt"), workload.join("\n") + "\n").expect("workload.txt");
+    let mut client = Command::new(&kit.client);
+    client.current_dir(here.path()).args(["-s", "127.0.0.1", "-t", "4", "-r", "40", "-w", "workload.txt", "-p"]);
+    let ended = Program::run(client.arg(port.to_string()));
+    assert!(ended.status.success(), "{ended:?}");
+    for (path, file) in files() {
+        assert!(fs::read(here.path().join(&path[1..])).expect(&path) == file, "{path} of {kit:?} differs");
+    }
+}
+
+#[test]
+fn part_1_mains_relay_to_the_origin_of_the_environment() {
+    let origin = StaticOrigin::start(files());
+    for kit in kits(Part::Origin) {
+        let to = tempfile::tempdir().expect("a directory");
+        for asan in [false, true] {
+            serves(Command::new(kit.link(asan, to.path())).env("GFPROXY_ORIGIN", origin.url()), &kit);
+        }
+    }
+}
+
+#[test]
+fn part_1_mains_without_an_origin_answer_error() {
+    for kit in kits(Part::Origin) {
+        let to = tempfile::tempdir().expect("a directory");
+        let mut webproxy = Command::new(kit.link(false, to.path()));
+        let mut webproxy = Program::start(webproxy.args(["-p", "0"]).env_remove("GFPROXY_ORIGIN"));
+        assert_eq!(fetch(webproxy.port(), "/files/1.bin"), ERROR);
+        assert!(webproxy.stop().stderr.contains("GFPROXY_ORIGIN"), "the log says what is missing");
+    }
+}
+
+#[test]
+fn part_2_mains_serve_from_the_cache() {
+    let cache = Cache::start();
+    for kit in kits(Part::Cache) {
+        let to = tempfile::tempdir().expect("a directory");
+        for asan in [false, true] {
+            let webproxy = kit.link(asan, to.path());
+            serves(Command::new(&webproxy).env("GFPROXY_SOCKET", cache.socket()), &kit);
+            let mut smallest = Command::new(&webproxy);
+            smallest.env("GFPROXY_SEGMENTS", "1").env("GFPROXY_SEGMENT_SIZE", "824");
+            serves(smallest.env("GFPROXY_SOCKET", cache.socket()), &kit);
+        }
+    }
+}
+
+/// A simplecached with the files, in a directory of its own.
+struct Cache {
+    directory: TempDir,
+    _daemon: Program,
+}
+
+impl Cache {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut locals = String::new();
+        for (number, (key, file)) in files().into_iter().enumerate() {
+            fs::write(directory.path().join(number.to_string()), file).expect("a file");
+            locals += &format!("{key} {}/{number}\n", directory.path().display());
+        }
+        fs::write(directory.path().join("locals.txt"), locals).expect("locals.txt");
+        let mut daemon = Command::new(program("simplecached_noasan"));
+        daemon.arg("-c").arg(directory.path().join("locals.txt")).arg("-S").arg(directory.path().join("socket"));
+        Self { _daemon: Program::start(&mut daemon), directory }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("socket")
+    }
+}
