@@ -36,7 +36,7 @@ static void *end_on_signal(void *unused) {
     shutdown(gfs.socket_fd, SHUT_RDWR);
     int left = gfproxy_drain(drain_ms);
     if (left > 0)
-        fprintf(stderr, "webproxy: %d transfers cut short after %u ms\n", left, drain_ms);
+        fprintf(stderr, "webproxy: transfers cut short after %u ms: %d\n", drain_ms, left);
     gfproxy_stop();
     exit(EXIT_SUCCESS);
 }

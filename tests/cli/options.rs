@@ -1,11 +1,8 @@
 //! The command lines of the C programs: every option, every way to get one wrong.
 
-#[path = "common/programs.rs"]
-mod programs;
-
 use std::process::Command;
 
-use programs::{Ended, Program, program};
+use crate::programs::{Ended, Program, program};
 
 const WEBPROXIES: [&str; 2] = ["webproxy", "webproxy_noasan"];
 const CACHEDS: [&str; 2] = ["simplecached", "simplecached_noasan"];

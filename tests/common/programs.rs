@@ -2,8 +2,9 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -82,13 +83,18 @@ impl Program {
             status = program.child.try_wait().expect("wait");
             status.is_some()
         });
-        Ended { status: status.expect("it ended"), stdout: text(&mut self.stdout), stderr: text(&mut self.stderr) }
+        Ended { status: status.expect("it ended"), stdout: text(&self.stdout), stderr: text(&self.stderr) }
     }
 
     /// Sends SIGTERM and waits for the end.
     pub fn stop(self) -> Ended {
         self.signal(Signal::SIGTERM);
         self.wait()
+    }
+
+    /// What the program has written to standard error.
+    pub fn stderr_so_far(&self) -> String {
+        text(&self.stderr)
     }
 
     /// The port that the program listens on, as soon as it does. Read from /proc, since a connection to try it would
@@ -108,7 +114,7 @@ impl Program {
         while !condition(self) {
             let ended = self.child.try_wait().expect("wait");
             if ended.is_some() || Instant::now() > deadline {
-                let output = [text(&mut self.stdout), text(&mut self.stderr)].concat();
+                let output = [text(&self.stdout), text(&self.stderr)].concat();
                 panic!("{} never {what} (status {ended:?}):\n{output}", self.command);
             }
             sleep(Duration::from_millis(5));
@@ -124,11 +130,11 @@ impl Drop for Program {
     }
 }
 
-/// What was written to `file` so far.
-fn text(file: &mut File) -> String {
-    let mut bytes = Vec::new();
-    file.rewind().expect("seek");
-    file.read_to_end(&mut bytes).expect("read");
+/// What was written to `file` so far. Read by position: the child writes at the offset that the descriptors share.
+fn text(file: &File) -> String {
+    let len = usize::try_from(file.metadata().expect("stat").len()).expect("it fits");
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, 0).expect("read");
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -159,6 +165,26 @@ pub fn request(port: u16, path: &str) -> TcpStream {
 /// to the announced length and then to the end.
 pub fn fetch(port: u16, path: &str) -> Vec<u8> {
     read_answer(request(port, path))
+}
+
+/// Whether the answer to a request for `path` is this file; holds no second copy of it.
+pub fn serves(port: u16, path: &str, file: &[u8]) -> bool {
+    let expected = format!("GETFILE OK {} ", file.len()).into_bytes();
+    let mut stream = request(port, path);
+    let mut head = vec![0; expected.len()];
+    if stream.read_exact(&mut head).is_err() || head != expected {
+        return false;
+    }
+    let mut buffer = vec![0; 65536];
+    let mut rest = file;
+    while !rest.is_empty() {
+        let len = stream.read(&mut buffer).unwrap_or(0);
+        if len == 0 || !rest.starts_with(&buffer[..len]) {
+            return false;
+        }
+        rest = &rest[len..];
+    }
+    true
 }
 
 /// The rest of an answer.

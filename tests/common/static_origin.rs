@@ -1,12 +1,14 @@
 //! An HTTP origin on port 0 that serves bytes from memory and answers 404 to everything else.
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 
-type Files = Arc<HashMap<String, Vec<u8>>>;
+use nix::sys::socket;
+
+use crate::fixture::Files;
 
 /// Serves until dropped.
 pub struct StaticOrigin {
@@ -16,10 +18,10 @@ pub struct StaticOrigin {
 }
 
 impl StaticOrigin {
-    pub fn start(files: HashMap<String, Vec<u8>>) -> Self {
+    pub fn start(files: Files) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let (accepting, files) = (listener.try_clone().expect("dup"), Arc::new(files));
+        let (accepting, files) = (listener.try_clone().expect("dup"), files);
         let acceptor = thread::spawn(move || accept(&accepting, &files));
         Self { url, listener, acceptor: Some(acceptor) }
     }
@@ -33,8 +35,7 @@ impl StaticOrigin {
 impl Drop for StaticOrigin {
     fn drop(&mut self) {
         // Shutting a listening socket down ends the accept(2) that waits on it.
-        nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&self.listener), nix::sys::socket::Shutdown::Both)
-            .expect("shutdown");
+        socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both).expect("shutdown");
         self.acceptor.take().expect("joined once").join().expect("the origin");
     }
 }

@@ -1,19 +1,13 @@
 //! The archive under mains that know nothing of it: in the shape of the course kit's, and, where `KIT_DIR` names an
 //! unpacked kit (with `server/` and `cache/`), the kit's own mains, objects and client, unmodified.
 
-#[path = "common/programs.rs"]
-mod programs;
-#[path = "common/static_origin.rs"]
-mod static_origin;
-
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use programs::{ERROR, NOT_FOUND, Program, built, bytes, fetch, ok, program};
-use static_origin::StaticOrigin;
-use tempfile::TempDir;
+use crate::fixture::{Cache, files};
+use crate::programs::{ERROR, NOT_FOUND, Program, built, fetch, ok, program};
+use crate::static_origin::StaticOrigin;
 
 /// Around every boundary: nothing, one byte, one segment of 824 bytes, of 5,712, several, and an odd megabyte.
 const SIZES: [usize; 8] = [0, 1, 823, 824, 5712, 65536, 262_145, 1_048_599];
@@ -82,15 +76,11 @@ impl Kit {
     }
 }
 
-fn files() -> HashMap<String, Vec<u8>> {
-    SIZES.iter().map(|&size| (format!("/files/{size}.bin"), bytes(size as u64, size))).collect()
-}
-
 /// Runs `webproxy` and fetches every file from it, byte-exact, then one that is missing; ends it with SIGTERM.
 fn serves(webproxy: &mut Command, kit: &Kit) {
     let mut webproxy = Program::start(webproxy.args(["-p", "0", "-t", "4"]));
     let port = webproxy.port();
-    for (path, file) in files() {
+    for (path, file) in files(&SIZES) {
         assert!(fetch(port, &path) == ok(&file), "{path} of {kit:?} differs");
     }
     assert_eq!(fetch(port, "/files/none"), NOT_FOUND);
@@ -102,20 +92,20 @@ fn serves(webproxy: &mut Command, kit: &Kit) {
 /// The kit's client fetches the files too, several at once.
 fn downloads(port: u16, kit: &Kit) {
     let here = tempfile::tempdir().expect("a directory");
-    let workload: Vec<_> = files().into_keys().collect();
+    let workload: Vec<_> = files(&SIZES).into_keys().collect();
     fs::write(here.path().join("workload.txt"), workload.join("\n") + "\n").expect("workload.txt");
     let mut client = Command::new(&kit.client);
     client.current_dir(here.path()).args(["-s", "127.0.0.1", "-t", "4", "-r", "40", "-w", "workload.txt", "-p"]);
     let ended = Program::run(client.arg(port.to_string()));
     assert!(ended.status.success(), "{ended:?}");
-    for (path, file) in files() {
+    for (path, file) in files(&SIZES) {
         assert!(fs::read(here.path().join(&path[1..])).expect(&path) == file, "{path} of {kit:?} differs");
     }
 }
 
 #[test]
 fn part_1_mains_relay_to_the_origin_of_the_environment() {
-    let origin = StaticOrigin::start(files());
+    let origin = StaticOrigin::start(files(&SIZES));
     for kit in kits(Part::Origin) {
         let to = tempfile::tempdir().expect("a directory");
         for asan in [false, true] {
@@ -137,7 +127,7 @@ fn part_1_mains_without_an_origin_answer_error() {
 
 #[test]
 fn part_2_mains_serve_from_the_cache() {
-    let cache = Cache::start();
+    let cache = Cache::start("simplecached_noasan", &files(&SIZES));
     for kit in kits(Part::Cache) {
         let to = tempfile::tempdir().expect("a directory");
         for asan in [false, true] {
@@ -147,30 +137,5 @@ fn part_2_mains_serve_from_the_cache() {
             smallest.env("GFPROXY_SEGMENTS", "1").env("GFPROXY_SEGMENT_SIZE", "824");
             serves(smallest.env("GFPROXY_SOCKET", cache.socket()), &kit);
         }
-    }
-}
-
-/// A simplecached with the files, in a directory of its own.
-struct Cache {
-    directory: TempDir,
-    _daemon: Program,
-}
-
-impl Cache {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut locals = String::new();
-        for (number, (key, file)) in files().into_iter().enumerate() {
-            fs::write(directory.path().join(number.to_string()), file).expect("a file");
-            locals += &format!("{key} {}/{number}\n", directory.path().display());
-        }
-        fs::write(directory.path().join("locals.txt"), locals).expect("locals.txt");
-        let mut daemon = Command::new(program("simplecached_noasan"));
-        daemon.arg("-c").arg(directory.path().join("locals.txt")).arg("-S").arg(directory.path().join("socket"));
-        Self { _daemon: Program::start(&mut daemon), directory }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("socket")
     }
 }

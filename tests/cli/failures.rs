@@ -1,0 +1,99 @@
+//! What stops a program at its start: status 1 and one line that names the thing.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+use crate::fixture::{Cache, files};
+use crate::programs::{Program, program};
+
+/// Runs the program, which must fail with one line that contains all of `parts`.
+fn fails(command: &mut Command, parts: &[&str]) {
+    let ended = Program::run(command);
+    assert_eq!(ended.status.code(), Some(1), "{command:?}: {ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{command:?}: {ended:?}");
+    for part in parts {
+        assert!(ended.stderr.contains(part), "{command:?}: no {part:?} in {ended:?}");
+    }
+}
+
+#[test]
+fn a_port_in_use() {
+    let taken = TcpListener::bind("0.0.0.0:0").expect("bind");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    for name in ["webproxy", "webproxy_noasan", "fileserver"] {
+        fails(Command::new(program(name)).args(["-p", &port]), &[&port, "in use"]);
+    }
+}
+
+#[test]
+fn an_origin_that_is_no_url() {
+    for origin in ["ftp://example.org", "file:///etc", "http://", "example.org:x", "http://a b/", "http://exa mple.org"] {
+        fails(Command::new(program("webproxy")).args(["-p", "0", "-s", origin]), &["webproxy", origin]);
+    }
+}
+
+#[test]
+fn a_locals_file_that_cannot_be_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    for name in ["simplecached", "simplecached_noasan"] {
+        let run = || {
+            let mut command = Command::new(program(name));
+            command.arg("-S").arg(path("socket"));
+            command
+        };
+        fails(run().args(["-c", &path("none")]), &[&path("none"), "No such file"]);
+        fails(run().args(["-c", &path(".")]), &[&path("."), "directory"]);
+        // The default, locals.txt in the current directory, is not there either.
+        fails(run().current_dir(directory.path()), &["locals.txt", "No such file"]);
+    }
+}
+
+#[test]
+fn a_socket_that_cannot_be_had() {
+    let mut cache = Cache::start("simplecached", &files(&[1]));
+    let (socket, locals) = (cache.socket(), cache.locals());
+    cache.daemon().until("listens", |_| socket.exists());
+    let run = |socket: &str| {
+        let mut command = Command::new(program("simplecached"));
+        command.arg("-c").arg(&locals).args(["-S", socket]);
+        command
+    };
+    // A second daemon on a live socket.
+    let live = socket.to_str().expect("UTF-8");
+    fails(&mut run(live), &[live]);
+    // The first one is untouched.
+    assert!(socket.exists());
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("file");
+    fs::write(&file, "not a socket").expect("write");
+    for path in ["/nonexistent/socket", &format!("/tmp/{}", "x".repeat(120)), file.to_str().expect("UTF-8")] {
+        fails(&mut run(path), &[path]);
+    }
+    assert_eq!(fs::read(&file).expect("it is still there"), b"not a socket");
+}
+
+/// The socket file of a daemon that was killed is replaced.
+#[test]
+fn a_stale_socket_is_replaced() {
+    let directory = tempfile::tempdir().expect("a directory");
+    crate::fixture::write_locals(directory.path(), &files(&[1]));
+    drop(UnixListener::bind(directory.path().join("socket")).expect("bind"));
+    let daemon = crate::fixture::daemon_command(Command::new(program("simplecached")), directory.path());
+    let mut daemon = Program::start(&mut { daemon });
+    let socket = directory.path().join("socket");
+    daemon.until("listens", |_| is_seqpacket_listener(&socket));
+    assert_eq!(daemon.stop().status.code(), Some(0));
+}
+
+/// Whether somebody takes connections there.
+fn is_seqpacket_listener(path: &std::path::Path) -> bool {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    use std::os::fd::AsRawFd;
+
+    let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    connect(client.as_raw_fd(), &UnixAddr::new(path).expect("short")).is_ok()
+}

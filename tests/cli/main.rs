@@ -1,0 +1,15 @@
+//! The C programs as their users run them: command lines, failures at the start, signals, and what they serve.
+
+#[path = "../common/fixture.rs"]
+mod fixture;
+#[path = "../common/programs.rs"]
+mod programs;
+#[path = "../common/static_origin.rs"]
+mod static_origin;
+
+mod failures;
+mod fileserver;
+mod options;
+mod parts;
+mod signals;
+mod valgrind;

@@ -1,0 +1,162 @@
+//! How the mains end, and what a signal does to what is in flight.
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use nix::sys::signal::Signal;
+
+use crate::fixture::{Cache, Files, files};
+use crate::programs::{NOT_FOUND, Program, fetch, ok, program, request};
+use crate::static_origin::StaticOrigin;
+
+/// More than the sockets between server and client hold: its transfer is in flight until the client reads.
+const LARGE: usize = 32 << 20;
+const LARGE_PATH: &str = "/files/33554432.bin";
+
+static FILES: LazyLock<Files> = LazyLock::new(|| files(&[1, LARGE]));
+static ORIGIN: LazyLock<StaticOrigin> = LazyLock::new(|| StaticOrigin::start(FILES.clone()));
+
+/// Runs `test` with a webproxy of each part, with and without AddressSanitizer, that has these further options.
+fn with_each_webproxy(options: &[&str], test: impl Fn(Program)) {
+    let cache = Cache::start("simplecached", &FILES);
+    for name in ["webproxy", "webproxy_noasan"] {
+        test(Program::start(Command::new(program(name)).args(["-p", "0", "-s", ORIGIN.url()]).args(options)));
+        let mut part_2 = Command::new(program(name));
+        test(Program::start(part_2.args(["-p", "0", "-S"]).arg(cache.socket()).args(options)));
+    }
+}
+
+/// A client in the middle of the large file: the beginning has arrived.
+fn in_flight(port: u16) -> TcpStream {
+    let mut stream = request(port, LARGE_PATH);
+    let mut head = [0; 20];
+    stream.read_exact(&mut head).expect("the header");
+    assert_eq!(&head, b"GETFILE OK 33554432 ");
+    stream
+}
+
+/// Waits until no new client is let in.
+fn refuses_clients(webproxy: &mut Program, port: u16) {
+    webproxy.until("refuses clients", |_| TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[test]
+fn webproxy_ends_with_status_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        with_each_webproxy(&[], |mut webproxy| {
+            assert_eq!(fetch(webproxy.port(), "/files/1.bin"), ok(&FILES["/files/1.bin"]));
+            webproxy.signal(signal);
+            let ended = webproxy.wait();
+            assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{signal}");
+        });
+    }
+}
+
+#[test]
+fn simplecached_ends_with_status_0() {
+    for name in ["simplecached", "simplecached_noasan"] {
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            let mut cache = Cache::start(name, &FILES);
+            let socket = cache.socket();
+            cache.daemon().until("listens", |_| socket.exists());
+            let daemon = cache.into_daemon();
+            daemon.signal(signal);
+            let ended = daemon.wait();
+            assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{name} {signal}");
+            assert!(!socket.exists(), "{name} left its socket behind");
+        }
+    }
+}
+
+#[test]
+fn transfers_in_flight_are_finished() {
+    with_each_webproxy(&["--drain-ms", "60000"], |mut webproxy| {
+        let port = webproxy.port();
+        let stream = in_flight(port);
+        webproxy.signal(Signal::SIGTERM);
+        refuses_clients(&mut webproxy, port);
+        assert!(read_body(stream) == FILES[LARGE_PATH], "the file is not whole");
+        let ended = webproxy.wait();
+        assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
+    });
+}
+
+#[test]
+fn transfers_beyond_the_limit_are_cut_short() {
+    with_each_webproxy(&["--drain-ms", "100"], |mut webproxy| {
+        let stream = in_flight(webproxy.port());
+        let ended = {
+            webproxy.signal(Signal::SIGTERM);
+            webproxy.wait()
+        };
+        assert_eq!(ended.status.code(), Some(0));
+        assert_eq!(ended.stderr, "webproxy: transfers cut short after 100 ms: 1\n");
+        let body = read_body(stream);
+        assert!(body.len() < LARGE, "all of it arrived");
+        assert!(FILES[LARGE_PATH].starts_with(&body), "what arrived is not the file's beginning");
+    });
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    with_each_webproxy(&["--drain-ms", "60000"], |mut webproxy| {
+        let port = webproxy.port();
+        let _stream = in_flight(port);
+        webproxy.signal(Signal::SIGTERM);
+        refuses_clients(&mut webproxy, port);
+        webproxy.signal(Signal::SIGTERM);
+        assert_eq!(webproxy.wait().status.signal(), Some(Signal::SIGTERM as i32));
+    });
+}
+
+/// Writing to a client that has left raises SIGPIPE.
+#[test]
+fn a_client_that_leaves_ends_nothing() {
+    with_each_webproxy(&[], |mut webproxy| {
+        let port = webproxy.port();
+        for _ in 0..20 {
+            drop(in_flight(port));
+        }
+        assert_eq!(fetch(port, "/files/1.bin"), ok(&FILES["/files/1.bin"]));
+        assert_eq!(webproxy.stop().status.code(), Some(0));
+    });
+}
+
+#[test]
+fn simplecached_reloads_on_sighup() {
+    let mut cache = Cache::start("simplecached", &FILES);
+    let mut webproxy = Command::new(program("webproxy"));
+    let mut webproxy = Program::start(webproxy.args(["-p", "0", "-S"]).arg(cache.socket()));
+    let port = webproxy.port();
+    assert_eq!(fetch(port, "/new"), NOT_FOUND);
+
+    let old = fs::read_to_string(cache.locals()).expect("locals.txt");
+    fs::write(cache.locals(), old.replace("/files/1.bin ", "/new ")).expect("locals.txt");
+    cache.daemon().signal(Signal::SIGHUP);
+    webproxy.until("serves the new key", |_| fetch(port, "/new") == ok(&FILES["/files/1.bin"]));
+    assert_eq!(fetch(port, "/files/1.bin"), NOT_FOUND);
+
+    // A file that cannot be read leaves what was loaded.
+    fs::remove_file(cache.locals()).expect("remove");
+    cache.daemon().signal(Signal::SIGHUP);
+    let daemon = cache.daemon();
+    daemon.until("says why", |daemon| daemon.stderr_so_far().contains("locals.txt"));
+    assert_eq!(fetch(port, "/new"), ok(&FILES["/files/1.bin"]));
+}
+
+/// What follows the header, to the end of the connection or to a reset.
+fn read_body(mut stream: TcpStream) -> Vec<u8> {
+    let mut body = Vec::new();
+    let mut buffer = vec![0; 65536];
+    while body.len() < LARGE {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(len) => body.extend_from_slice(&buffer[..len]),
+        }
+    }
+    body
+}

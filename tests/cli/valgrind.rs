@@ -1,0 +1,50 @@
+//! The pair under valgrind: no error, nothing definitely lost, after both parts have served and SIGTERM has come.
+
+use std::process::Command;
+
+use crate::fixture::{Cache, Files, files};
+use crate::programs::{NOT_FOUND, Program, fetch, program, serves};
+use crate::static_origin::StaticOrigin;
+
+/// The status of a program in which valgrind found something.
+const FOUND: &str = "99";
+
+fn valgrind(name: &str) -> Command {
+    let mut command = Command::new("valgrind");
+    let exit = format!("--error-exitcode={FOUND}");
+    command.args(["--quiet", "--leak-check=full", "--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"]);
+    command.arg(exit).arg(program(name));
+    command
+}
+
+/// Serves the files, ends the program, and looks at what valgrind says.
+fn check(mut webproxy: Program, files: &Files) {
+    let port = webproxy.port();
+    for (path, file) in files {
+        assert!(serves(port, path, file), "{path} differs");
+    }
+    assert_eq!(fetch(port, "/none"), NOT_FOUND);
+    assert_clean(webproxy);
+}
+
+fn assert_clean(program: Program) {
+    let ended = program.stop();
+    assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn part_1() {
+    let files = files(&[0, 1, 65536, 1_048_599]);
+    let origin = StaticOrigin::start(files.clone());
+    let mut webproxy = valgrind("webproxy_noasan");
+    check(Program::start(webproxy.args(["-p", "0", "-t", "2", "-s", origin.url()])), &files);
+}
+
+#[test]
+fn part_2() {
+    let files = files(&[0, 1, 65536, 1_048_599]);
+    let cache = Cache::start_command(valgrind("simplecached_noasan"), &files);
+    let mut webproxy = valgrind("webproxy_noasan");
+    check(Program::start(webproxy.args(["-p", "0", "-t", "2", "-S"]).arg(cache.socket())), &files);
+    assert_clean(cache.into_daemon());
+}

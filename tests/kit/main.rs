@@ -1,0 +1,12 @@
+//! The archive as a drop-in: under foreign mains, in the examples of the README, and through `make install`.
+
+#[path = "../common/fixture.rs"]
+mod fixture;
+#[path = "../common/programs.rs"]
+mod programs;
+#[path = "../common/static_origin.rs"]
+mod static_origin;
+
+mod headers;
+mod mains;
+mod readme;
