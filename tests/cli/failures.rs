@@ -29,7 +29,8 @@ fn a_port_in_use() {
 
 #[test]
 fn an_origin_that_is_no_url() {
-    for origin in ["ftp://example.org", "file:///etc", "http://", "example.org:x", "http://a b/", "http://exa mple.org"] {
+    for origin in ["ftp://example.org", "file:///etc", "http://", "example.org:x", "http://a b/", "http://exa mple.org"]
+    {
         fails(Command::new(program("webproxy")).args(["-p", "0", "-s", origin]), &["webproxy", origin]);
     }
 }

@@ -68,7 +68,7 @@ fn no_access_is_not_found() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("private");
     fs::write(&path, "private").expect("write");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).expect("chmod");
     let expected = if File::open(&path).is_ok() { ok(b"private") } else { NOT_FOUND.to_vec() };
     let mut server = fileserver(directory.path());
     assert_eq!(fetch(server.port(), "/private"), expected);

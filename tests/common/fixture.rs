@@ -1,4 +1,5 @@
 //! Files to serve, and a simplecached that serves them.
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,0 +1,119 @@
+//! What the README says about linking is run as it stands there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::fixture::{Cache, Files, files};
+use crate::programs::{NOT_FOUND, Program, fetch, ok};
+use crate::static_origin::StaticOrigin;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The lines of the README's block that begins with this fence.
+fn block(fence: &str) -> String {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let lines = readme.lines().skip_while(|line| *line != format!("```{fence}")).skip(1);
+    let block: String = lines.take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect();
+    assert!(!block.is_empty(), "no block {fence} in README.md");
+    block
+}
+
+fn run(command: &mut Command) -> String {
+    let ended = Program::run(command);
+    assert!(ended.status.success(), "{command:?}: {}{}", ended.stdout, ended.stderr);
+    ended.stdout
+}
+
+fn pair() -> (Files, Files) {
+    let cached = Files::from([("/cached".to_owned(), b"from the cache".to_vec())]);
+    (cached, files(&[0, 1, 5712, 1_048_599]))
+}
+
+/// `make install`, then the example of the C interface against what it installed.
+#[test]
+fn the_c_example_builds_against_the_installed_library_and_serves() {
+    let (cached, on_origin) = pair();
+    let (origin, cache) = (StaticOrigin::start(on_origin.clone()), Cache::start("simplecached", &cached));
+    let prefix = tempfile::tempdir().expect("a directory");
+    let prefix = prefix.path();
+    let mut make = Command::new("make");
+    make.current_dir(root()).args(["--no-print-directory", "install"]).arg(format!("PREFIX={}", prefix.display()));
+    run(make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env("KIT", ""));
+
+    // The origin, the socket and the port are the only things that are not as they stand there.
+    let example = block("c")
+        .replace("https://example.org/files\";", &format!("{}\";\n    options.socket = SOCKET;", origin.url()))
+        .replace("25362", "0");
+    fs::write(prefix.join("proxy.c"), example).expect("proxy.c");
+    let mut flags = Command::new("pkg-config");
+    flags.args(["--cflags", "--libs", "gfproxy"]).env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
+    let flags = run(&mut flags);
+    let mut gcc = Command::new("gcc");
+    gcc.current_dir(prefix).args(["-Wall", "-Wextra", "-Werror", "-o", "proxy", "proxy.c"]);
+    gcc.arg(format!("-DSOCKET=\"{}\"", cache.socket().display()));
+    run(gcc.args(flags.split_whitespace()));
+
+    let mut proxy = Program::start(&mut Command::new(prefix.join("proxy")));
+    let port = proxy.port();
+    for (path, file) in cached.iter().chain(&on_origin) {
+        assert!(fetch(port, path) == ok(file), "{path} differs");
+    }
+    for program in ["webproxy", "simplecached", "gfclient_download", "gfclient_measure"] {
+        run(Command::new(prefix.join("bin").join(program)).arg("-h"));
+    }
+}
+
+/// The guide for the kit, where `KIT_DIR` names one: on a copy, line for line.
+#[test]
+fn the_drop_in_guide_works_on_a_kit() {
+    let Some(kit) = std::env::var_os("KIT_DIR").map(PathBuf::from) else { return };
+    let (cached, on_origin) = pair();
+    let (origin, cache) = (StaticOrigin::start(on_origin.clone()), Cache::start("simplecached", &cached));
+
+    let part_1 = follow_guide(&kit.join("server"), "sh part-1");
+    let part_2 = follow_guide(&kit.join("cache"), "sh part-2");
+    for name in ["webproxy", "webproxy_noasan"] {
+        let mut webproxy = Command::new(part_1.path().join(name));
+        serves(webproxy.env("GFPROXY_ORIGIN", origin.url()), &on_origin);
+        let mut webproxy = Command::new(part_2.path().join(name));
+        serves(webproxy.env("GFPROXY_SOCKET", cache.socket()), &cached);
+    }
+}
+
+/// A copy of the kit's directory in which the README's block has been run.
+fn follow_guide(directory: &Path, fence: &str) -> TempDir {
+    let copy = tempfile::tempdir().expect("a directory");
+    run(Command::new("cp").arg("-r").arg(directory.join(".")).arg(copy.path()));
+    let mut sh = Command::new("sh");
+    sh.current_dir(copy.path()).args(["-euc", &block(fence)]).env("GFPROXY", root());
+    run(sh.env_remove("MAKEFLAGS").env_remove("MAKELEVEL"));
+    copy
+}
+
+fn serves(webproxy: &mut Command, files: &Files) {
+    let mut webproxy = Program::start(webproxy.args(["-p", "0"]));
+    let port = webproxy.port();
+    for (path, file) in files {
+        assert!(fetch(port, path) == ok(file), "{path} of {webproxy:?} differs", webproxy = webproxy.pid());
+    }
+    assert_eq!(fetch(port, "/none"), NOT_FOUND);
+}
+
+/// Every file that README.md and docs/ link to is there.
+#[test]
+fn links_lead_somewhere() {
+    let docs = fs::read_dir(root().join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|e| e == "md"));
+    for page in pages.chain([root().join("README.md"), root().join("CHANGELOG.md")]) {
+        let text = fs::read_to_string(&page).expect("a page");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let target = page.parent().expect("a directory").join(link);
+            assert!(link.contains("://") || target.exists(), "{}: no {link}", page.display());
+        }
+    }
+}
