@@ -8,8 +8,18 @@ pub(super) enum Length {
     #[default]
     Unknown,
     Known(u64),
-    /// Not a number, or two that differ.
+    /// Not a number, two that differ, or a transfer encoding other than chunked, which was not asked for.
     Malformed,
+}
+
+/// `Content-Encoding`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Encoding {
+    #[default]
+    None,
+    Gzip,
+    /// Another one, or several.
+    Other,
 }
 
 /// `Content-Range: bytes first-last/total`.
@@ -27,9 +37,9 @@ pub(super) struct Head {
     /// The number in the status line, 0 where there is none.
     pub(super) status: u16,
     content_length: Length,
-    transfer_encoding: bool,
-    /// `Content-Encoding`, unless it says that there is none.
-    pub(super) encoded: bool,
+    /// What `Transfer-Encoding`, which overrides a length, says of it.
+    transfer_length: Option<Length>,
+    pub(super) encoding: Encoding,
     pub(super) content_range: Option<ContentRange>,
     etag: Option<Vec<u8>>,
     last_modified: Option<Vec<u8>>,
@@ -62,9 +72,14 @@ impl Head {
                 _ => Length::Malformed,
             };
         } else if is("transfer-encoding") {
-            self.transfer_encoding = true;
+            let chunked = value.eq_ignore_ascii_case(b"chunked") && self.transfer_length.is_none();
+            self.transfer_length = Some(if chunked { Length::Unknown } else { Length::Malformed });
         } else if is("content-encoding") {
-            self.encoded |= !value.is_empty() && !value.eq_ignore_ascii_case(b"identity");
+            self.encoding = match (&self.encoding, encoding(value)) {
+                (Encoding::None, encoding) => encoding,
+                (_, Encoding::None) => self.encoding,
+                _ => Encoding::Other,
+            };
         } else if is("content-range") {
             self.content_range = content_range(value);
         } else if is("etag") {
@@ -76,9 +91,9 @@ impl Head {
         }
     }
 
-    /// The length of the body as it is on the wire. A transfer encoding overrides a length.
+    /// The length of the body as it is on the wire.
     pub(super) fn length(&self) -> Length {
-        if self.transfer_encoding { Length::Unknown } else { self.content_length }
+        self.transfer_length.unwrap_or(self.content_length)
     }
 
     /// What names this version of the file and no other, fit for `If-Range`: a strong entity tag, else a date of
@@ -110,6 +125,17 @@ fn decimal(text: &[u8]) -> Option<u64> {
     }
     let number: u64 = str::from_utf8(text).ok()?.parse().ok()?;
     (number <= i64::MAX as u64).then_some(number)
+}
+
+fn encoding(value: &[u8]) -> Encoding {
+    let is = |name: &str| value.eq_ignore_ascii_case(name.as_bytes());
+    if is("") || is("identity") {
+        Encoding::None
+    } else if is("gzip") || is("x-gzip") {
+        Encoding::Gzip
+    } else {
+        Encoding::Other
+    }
 }
 
 fn content_range(value: &[u8]) -> Option<ContentRange> {
@@ -162,11 +188,30 @@ mod tests {
             (&["Content-Length: -5"], Length::Malformed),
             (&["Content-Length: 18446744073709551615"], Length::Malformed),
             (&["Content-Length:"], Length::Malformed),
-            (&["Content-Length: 5", "Transfer-Encoding: chunked"], Length::Unknown),
+            (&["Content-Length: 5", "Transfer-Encoding: Chunked"], Length::Unknown),
+            (&["Transfer-Encoding: chunked", "Content-Length: 5"], Length::Unknown),
+            (&["Transfer-Encoding: gzip, chunked"], Length::Malformed),
+            (&["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], Length::Malformed),
             (&[], Length::Unknown),
         ] {
             let lines: Vec<_> = ["HTTP/1.1 200 OK"].iter().chain(fields).copied().collect();
             assert_eq!(head(&lines).length(), length, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn encodings() {
+        for (fields, encoding) in [
+            (&[][..], Encoding::None),
+            (&["Content-Encoding: Identity"], Encoding::None),
+            (&["Content-Encoding: X-GZIP"], Encoding::Gzip),
+            (&["Content-Encoding: identity", "Content-Encoding: gzip", "Content-Encoding:"], Encoding::Gzip),
+            (&["Content-Encoding: gzip", "Content-Encoding: gzip"], Encoding::Other),
+            (&["Content-Encoding: gzip, br"], Encoding::Other),
+            (&["Content-Encoding: br"], Encoding::Other),
+        ] {
+            let lines: Vec<_> = ["HTTP/1.1 200 OK"].iter().chain(fields).copied().collect();
+            assert_eq!(head(&lines).encoding, encoding, "{fields:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What `handle_with_curl` does: the path of a GETFILE request becomes an HTTP request to an origin, and its body goes
 //! to the client as it arrives. docs/origin.md says what is promised.
 
+mod body;
 mod config;
 mod head;
 mod repetition;
@@ -97,9 +98,8 @@ impl Origin {
             Ok(easy) => easy,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
-        let keeps_encoding = keeps_encoding(path);
-        let mut transfer = Transfer::new(&self.config, &self.budget, reply, keeps_encoding);
-        match self.attempt_until_done(&mut easy, &url, keeps_encoding, &mut transfer) {
+        let mut transfer = Transfer::new(&self.config, &self.budget, reply, keeps_encoding(path));
+        match self.attempt_until_done(&mut easy, &url, &mut transfer) {
             Ok(outcome) => {
                 self.idle.lock().push(easy);
                 outcome
@@ -109,17 +109,8 @@ impl Origin {
         }
     }
 
-    fn attempt_until_done(
-        &self,
-        easy: &mut Easy,
-        url: &CStr,
-        keeps_encoding: bool,
-        transfer: &mut Transfer<'_>,
-    ) -> Result<Outcome, Error> {
+    fn attempt_until_done(&self, easy: &mut Easy, url: &CStr, transfer: &mut Transfer<'_>) -> Result<Outcome, Error> {
         easy.set_url(url)?;
-        if keeps_encoding {
-            easy.set_decoding(false)?;
-        }
         let mut repetition = Repetition::new(&self.config, Instant::now());
         let mut ranged = false;
         let outcome = loop {
@@ -149,9 +140,6 @@ impl Origin {
         };
         if ranged {
             easy.set_range(None)?;
-        }
-        if keeps_encoding {
-            easy.set_decoding(true)?;
         }
         Ok(outcome)
     }

@@ -32,12 +32,8 @@ impl Budget {
 
 /// Why a spool takes no more.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SpoolError {
-    #[error("the body has no announced length and is larger than {0} bytes")]
-    Ceiling(u64),
-    #[error("the body has no announced length and cannot be kept: {0}")]
-    Io(#[from] io::Error),
-}
+#[error("the body has no announced length and is larger than {0} bytes")]
+struct Ceiling(u64);
 
 /// One body.
 #[derive(Debug)]
@@ -72,20 +68,6 @@ impl Spool {
         self.len
     }
 
-    pub(super) fn push(&mut self, data: &[u8]) -> Result<(), SpoolError> {
-        let len = self.len + data.len() as u64;
-        if len > self.ceiling {
-            return Err(SpoolError::Ceiling(self.ceiling));
-        }
-        if !self.file.is_rolled() && !self.fits_memory(len) {
-            self.file.roll()?;
-            self.release();
-        }
-        self.file.write_all(data)?;
-        self.len = len;
-        Ok(())
-    }
-
     fn fits_memory(&mut self, len: u64) -> bool {
         if len > self.memory {
             return false;
@@ -114,6 +96,26 @@ impl Spool {
             reply.body(Chunk::from(&buffer[..want]))?;
             left -= want as u64;
         }
+        Ok(())
+    }
+}
+
+impl Write for Spool {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let len = self.len + data.len() as u64;
+        if len > self.ceiling {
+            return Err(io::Error::other(Ceiling(self.ceiling)));
+        }
+        if !self.file.is_rolled() && !self.fits_memory(len) {
+            self.file.roll()?;
+            self.release();
+        }
+        self.file.write_all(data)?;
+        self.len = len;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

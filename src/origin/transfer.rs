@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::body::Body;
 use super::config::Config;
-use super::head::{Head, Length};
+use super::head::{Encoding, Head, Length};
 use super::spool::{Budget, DeliverError, Spool};
 use super::status::{Meaning, meaning};
 use super::watch::{Late, Watch};
@@ -71,7 +72,7 @@ enum Mode {
     Stream {
         skip: u64,
     },
-    Spool(Spool),
+    Keep(Body),
     /// An empty file.
     Empty,
     /// A page that is not the file: up to so many more bytes are read.
@@ -88,6 +89,8 @@ pub(super) struct Transfer<'a> {
     head: Head,
     heads_len: usize,
     mode: Mode,
+    /// The bytes of the attempt's body so far.
+    received: u64,
     /// Why the attempt was ended from our side.
     stop: Option<End>,
     /// The length in the header that the client has got.
@@ -113,6 +116,7 @@ impl<'a> Transfer<'a> {
             head: Head::default(),
             heads_len: 0,
             mode: Mode::Undecided,
+            received: 0,
             stop: None,
             announced: None,
             delivered: 0,
@@ -145,6 +149,7 @@ impl<'a> Transfer<'a> {
         self.head = Head::default();
         self.heads_len = 0;
         self.mode = Mode::Undecided;
+        self.received = 0;
         self.stop = None;
     }
 
@@ -167,7 +172,9 @@ impl<'a> Transfer<'a> {
         match mem::replace(&mut self.mode, Mode::Undecided) {
             Mode::Undecided | Mode::Drain(_) => Err(self.no_file()),
             Mode::Empty => self.deliver_empty(),
-            Mode::Spool(mut spool) => self.deliver_spool(&mut spool),
+            // Not even compressed: the empty file of an origin that labels all its answers.
+            Mode::Keep(_) if self.received == 0 => self.deliver_empty(),
+            Mode::Keep(body) => self.deliver_spool(&mut body.finish().map_err(lasting)?),
             Mode::Stream { .. } => match self.announced {
                 Some(length) if self.delivered == length => Ok(End::Done(Outcome::Sent(length))),
                 None if self.head.length() == Length::Known(0) => self.deliver_empty(),
@@ -215,14 +222,19 @@ impl<'a> Transfer<'a> {
             Meaning::Empty => return Ok(Mode::Empty),
             Meaning::File => {}
         }
-        let decoded = self.head.encoded && !self.keeps_encoding;
-        match self.head.length() {
-            Length::Malformed => Err(lasting("the origin sent a malformed Content-Length")),
-            Length::Known(_) if !decoded => {
+        let spool = || Spool::new(self.config, self.budget);
+        let encoding = if self.keeps_encoding { Encoding::None } else { self.head.encoding };
+        match (encoding, self.head.length()) {
+            (_, Length::Malformed) => {
+                Err(lasting("the origin sent a malformed length or an unknown transfer encoding"))
+            }
+            (Encoding::None, Length::Known(_)) => {
                 self.validator = self.head.validator();
                 Ok(Mode::Stream { skip: 0 })
             }
-            _ => Ok(Mode::Spool(Spool::new(self.config, self.budget))),
+            (Encoding::None, Length::Unknown) => Ok(Mode::Keep(Body::plain(spool()))),
+            (Encoding::Gzip, _) => Ok(Mode::Keep(Body::gzip(spool()))),
+            (Encoding::Other, _) => Err(lasting("the origin sent a content encoding that was not asked for")),
         }
     }
 
@@ -256,13 +268,14 @@ impl<'a> Transfer<'a> {
         if matches!(self.mode, Mode::Undecided) {
             self.decide()?;
         }
+        self.received += data.len() as u64;
         match &mut self.mode {
+            Mode::Keep(body) => body.push(data).map_err(lasting),
             Mode::Stream { skip } => {
                 let (skipped, data) = data.split_at(data.len().min(usize::try_from(*skip).unwrap_or(usize::MAX)));
                 *skip -= skipped.len() as u64;
                 self.stream(data, wire)
             }
-            Mode::Spool(spool) => spool.push(data).map_err(lasting),
             Mode::Drain(left) => {
                 *left = left.saturating_sub(data.len());
                 if *left == 0 { Err(self.no_file()) } else { Ok(()) }

@@ -8,14 +8,15 @@ mod url;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
-use std::marker::PhantomData;
 use std::ops::ControlFlow;
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use curl_sys::{CURL, CURLINFO, CURLcode, CURLoption};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, getsockname, recv};
 
 pub(crate) use share::Share;
 pub(crate) use url::{Part, Url};
@@ -24,8 +25,10 @@ pub(crate) use url::{Part, Url};
 const CURLOPT_XFERINFOFUNCTION: CURLoption = 20_000 + 219;
 const CURLOPT_XFERINFODATA: CURLoption = curl_sys::CURLOPT_PROGRESSDATA;
 const CURLINFO_PROTOCOL: CURLINFO = curl_sys::CURLINFO_LONG + 48;
-const CURLINFO_ACTIVESOCKET: CURLINFO = 0x50_0000 + 44;
 const CURL_ERROR_SIZE: usize = 256;
+
+/// How many connections a handle keeps: one to the origin, and some to where it redirects.
+const CONNECTIONS: usize = 4;
 
 /// Why libcurl refused an option or gave up a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +83,7 @@ pub(crate) trait Receiver {
 pub(crate) struct Wire<'a> {
     handle: NonNull<CURL>,
     received: u64,
-    transfer: PhantomData<&'a ()>,
+    slot: &'a Slot,
 }
 
 impl Wire<'_> {
@@ -91,23 +94,29 @@ impl Wire<'_> {
     }
 
     fn has_unread(&self) -> bool {
-        let mut protocol: c_long = 0;
-        let mut socket: curl_sys::curl_socket_t = -1;
-        // SAFETY: the handle lives for the whole transfer, and these infos write a long and a curl_socket_t.
-        let known = unsafe {
-            curl_sys::curl_easy_getinfo(self.handle.as_ptr(), CURLINFO_PROTOCOL, &raw mut protocol)
-                == curl_sys::CURLE_OK
-                && curl_sys::curl_easy_getinfo(self.handle.as_ptr(), CURLINFO_ACTIVESOCKET, &raw mut socket)
-                    == curl_sys::CURLE_OK
-        };
-        if !known || socket < 0 || protocol != c_long::from(curl_sys::CURLPROTO_HTTP) {
+        if self.long_info(CURLINFO_PROTOCOL) != Some(curl_sys::CURLPROTO_HTTP.into()) {
             return false;
         }
-        let mut byte = 0_u8;
-        // SAFETY: recv(2) writes at most one byte, into `byte`, and with MSG_PEEK takes none from libcurl's socket.
-        let seen = unsafe { libc::recv(socket, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
-        seen > 0
+        // libcurl tells the socket of a transfer only after its end, but the local port at any time.
+        let Some(port) = self.long_info(curl_sys::CURLINFO_LOCAL_PORT) else { return false };
+        let is_ours = |&socket: &RawFd| local_port(socket).is_some_and(|p| c_long::from(p) == port);
+        let Some(socket) = self.slot.sockets.get().into_iter().find(is_ours) else { return false };
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(socket, &mut [0], flags).is_ok_and(|length| length > 0)
     }
+
+    fn long_info(&self, info: CURLINFO) -> Option<c_long> {
+        let mut value: c_long = 0;
+        // SAFETY: the handle lives for the whole transfer, and the infos asked for in this file write a long.
+        let code = unsafe { curl_sys::curl_easy_getinfo(self.handle.as_ptr(), info, &raw mut value) };
+        (code == curl_sys::CURLE_OK).then_some(value)
+    }
+}
+
+/// The local port of an IP socket; none for a number that is no such socket (any more).
+fn local_port(socket: RawFd) -> Option<u16> {
+    let address = getsockname::<SockaddrStorage>(socket).ok()?;
+    address.as_sockaddr_in().map(|a| a.port()).or_else(|| address.as_sockaddr_in6().map(|a| a.port()))
 }
 
 /// The options that a handle keeps for all its transfers.
@@ -127,8 +136,8 @@ pub(crate) struct Options {
 /// An easy handle with its kept connections.
 pub(crate) struct Easy {
     handle: NonNull<CURL>,
-    /// The transfer that runs, NULL outside of `perform`. At a stable address, which the callbacks know.
-    call: Box<Cell<*mut Call<'static>>>,
+    /// At a stable address, which the callbacks know.
+    slot: Box<Slot>,
     error: Box<[c_char; CURL_ERROR_SIZE]>,
     fields: FieldList,
     /// Outlives the handle, which uses it.
@@ -136,8 +145,16 @@ pub(crate) struct Easy {
 }
 
 // SAFETY: libcurl allows a handle on any thread, on one at a time; `Easy` is not `Sync`, and what the handle shares is
-// guarded by the locks of `Share`. The pointer in `call` is NULL whenever an `Easy` can be moved.
+// guarded by the locks of `Share`. The pointer in `slot` is NULL whenever an `Easy` can be moved.
 unsafe impl Send for Easy {}
+
+/// What the callbacks of a handle are given.
+struct Slot {
+    /// The transfer that runs, NULL outside of `perform`.
+    call: Cell<*mut Call<'static>>,
+    /// The sockets that were opened last. Some may be closed, and their numbers another's.
+    sockets: Cell<[RawFd; CONNECTIONS]>,
+}
 
 /// A transfer that runs, as the callbacks see it.
 struct Call<'a> {
@@ -156,7 +173,7 @@ impl Easy {
             .ok_or_else(|| Error::new(curl_sys::CURLE_OUT_OF_MEMORY))?;
         let mut easy = Self {
             handle,
-            call: Box::new(Cell::new(ptr::null_mut())),
+            slot: Box::new(Slot { call: Cell::new(ptr::null_mut()), sockets: Cell::new([-1; CONNECTIONS]) }),
             error: Box::new([0; CURL_ERROR_SIZE]),
             fields: FieldList(ptr::null_mut()),
             _share: Arc::clone(share),
@@ -170,18 +187,20 @@ impl Easy {
     fn set_callbacks(&mut self) -> Result<(), Error> {
         let error = self.error.as_mut_ptr();
         self.set_pointer(curl_sys::CURLOPT_ERRORBUFFER, error.cast())?;
-        let call: *const Cell<_> = &raw const *self.call;
+        let slot: *const Slot = &raw const *self.slot;
         for data in [
             curl_sys::CURLOPT_WRITEDATA,
             curl_sys::CURLOPT_HEADERDATA,
             curl_sys::CURLOPT_DEBUGDATA,
+            curl_sys::CURLOPT_SOCKOPTDATA,
             CURLOPT_XFERINFODATA,
         ] {
-            self.set_pointer(data, call.cast_mut().cast())?;
+            self.set_pointer(data, slot.cast_mut().cast())?;
         }
         self.set_pointer(curl_sys::CURLOPT_WRITEFUNCTION, on_body as *mut c_void)?;
         self.set_pointer(curl_sys::CURLOPT_HEADERFUNCTION, on_header as *mut c_void)?;
         self.set_pointer(curl_sys::CURLOPT_DEBUGFUNCTION, on_debug as *mut c_void)?;
+        self.set_pointer(curl_sys::CURLOPT_SOCKOPTFUNCTION, on_socket as *mut c_void)?;
         self.set_pointer(CURLOPT_XFERINFOFUNCTION, on_tick as *mut c_void)
     }
 
@@ -200,12 +219,14 @@ impl Easy {
             // The caller has resolved dot segments; libcurl must not see others.
             (curl_sys::CURLOPT_PATH_AS_IS, 1),
             (curl_sys::CURLOPT_HTTP09_ALLOWED, 0),
+            (curl_sys::CURLOPT_MAXCONNECTS, CONNECTIONS as c_long),
+            // Encodings are not undone here: libcurl takes a truncated one for whole.
+            (curl_sys::CURLOPT_HTTP_CONTENT_DECODING, 0),
             (curl_sys::CURLOPT_BUFFERSIZE, c_long::try_from(options.buffer).unwrap_or(c_long::MAX)),
             (curl_sys::CURLOPT_CONNECTTIMEOUT_MS, milliseconds(options.connect_timeout)),
         ] {
             self.set_long(option, value)?;
         }
-        // Asks for none, and decodes one that comes all the same.
         self.set_string(curl_sys::CURLOPT_ACCEPT_ENCODING, c"identity")?;
         self.set_string(curl_sys::CURLOPT_USERAGENT, &options.user_agent)?;
         if let Some(file) = &options.ca_file {
@@ -220,11 +241,6 @@ impl Easy {
     /// What the next transfers fetch.
     pub(crate) fn set_url(&mut self, url: &CStr) -> Result<(), Error> {
         self.set_string(curl_sys::CURLOPT_URL, url)
-    }
-
-    /// Whether a content encoding is undone (as it is at first) or its bytes are delivered as they are.
-    pub(crate) fn set_decoding(&mut self, on: bool) -> Result<(), Error> {
-        self.set_long(curl_sys::CURLOPT_HTTP_CONTENT_DECODING, c_long::from(on))
     }
 
     /// Asks for the bytes from `offset` on, with one more header field; `None` asks for all of it again.
@@ -249,11 +265,11 @@ impl Easy {
         self.set_long(curl_sys::CURLOPT_VERBOSE, 0)?;
         self.error[0] = 0;
         let mut call = Call { receiver, received: 0, handle: self.handle, panic: None };
-        self.call.set((&raw mut call).cast());
+        self.slot.call.set((&raw mut call).cast());
         // SAFETY: a live handle that no other transfer uses (`&mut self`). Its callbacks reach `call`, which outlives
         // the transfer and which nothing else touches meanwhile.
         let code = unsafe { curl_sys::curl_easy_perform(self.handle.as_ptr()) };
-        self.call.set(ptr::null_mut());
+        self.slot.call.set(ptr::null_mut());
         if let Some(panic) = call.panic {
             resume_unwind(panic);
         }
@@ -288,7 +304,7 @@ impl Easy {
 
 impl Drop for Easy {
     fn drop(&mut self) {
-        // SAFETY: the handle is this value's and is used no more; `call` and `fields` are still there.
+        // SAFETY: the handle is this value's and is used no more; `slot` and `fields` are still there.
         unsafe { curl_sys::curl_easy_cleanup(self.handle.as_ptr()) };
     }
 }
@@ -333,9 +349,10 @@ fn milliseconds(limit: Duration) -> c_long {
 ///
 /// # Safety
 /// `data` is what `set_callbacks` gave to libcurl, and this is a callback of a handle that is alive.
-unsafe fn with_call(data: *mut c_void, step: impl FnOnce(&mut Call<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
-    // SAFETY: the caller's promise: `data` points to the cell, which lives as long as its handle.
-    let call = unsafe { &*data.cast::<Cell<*mut Call<'static>>>() }.get();
+unsafe fn with_call(data: *mut c_void, step: impl FnOnce(&mut Call<'_>, &Slot) -> ControlFlow<()>) -> ControlFlow<()> {
+    // SAFETY: the caller's promise: `data` points to the slot, which lives as long as its handle.
+    let slot = unsafe { &*data.cast::<Slot>() };
+    let call = slot.call.get();
     if call.is_null() {
         return ControlFlow::Break(());
     }
@@ -345,7 +362,7 @@ unsafe fn with_call(data: *mut c_void, step: impl FnOnce(&mut Call<'_>) -> Contr
     if call.panic.is_some() {
         return ControlFlow::Break(());
     }
-    match catch_unwind(AssertUnwindSafe(|| step(call))) {
+    match catch_unwind(AssertUnwindSafe(|| step(call, slot))) {
         Ok(flow) => flow,
         Err(panic) => {
             call.panic = Some(panic);
@@ -378,7 +395,7 @@ extern "C" fn on_header(line: *mut c_char, size: usize, count: usize, data: *mut
     let line = unsafe { bytes(line, size) };
     // SAFETY: called by libcurl with what `set_callbacks` set.
     let flow = unsafe {
-        with_call(data, |call| {
+        with_call(data, |call, _| {
             if line == b"\r\n" || line == b"\n" {
                 // From here on the debug callback hears of body bytes, and of little else.
                 call.received = 0;
@@ -396,8 +413,8 @@ extern "C" fn on_body(chunk: *mut c_char, size: usize, count: usize, data: *mut 
     let chunk = unsafe { bytes(chunk, size) };
     // SAFETY: called by libcurl with what `set_callbacks` set.
     let flow = unsafe {
-        with_call(data, |call| {
-            let wire = Wire { handle: call.handle, received: call.received, transfer: PhantomData };
+        with_call(data, |call, slot| {
+            let wire = Wire { handle: call.handle, received: call.received, slot };
             call.receiver.body(chunk, &wire)
         })
     };
@@ -406,8 +423,18 @@ extern "C" fn on_body(chunk: *mut c_char, size: usize, count: usize, data: *mut 
 
 extern "C" fn on_tick(data: *mut c_void, _: i64, _: i64, _: i64, _: i64) -> c_int {
     // SAFETY: called by libcurl with what `set_callbacks` set.
-    let flow = unsafe { with_call(data, |call| call.receiver.tick()) };
+    let flow = unsafe { with_call(data, |call, _| call.receiver.tick()) };
     c_int::from(flow.is_break())
+}
+
+extern "C" fn on_socket(data: *mut c_void, socket: curl_sys::curl_socket_t, _: curl_sys::curlsocktype) -> c_int {
+    // SAFETY: called by libcurl with what `set_callbacks` set: the slot, which lives as long as its handle.
+    let slot = unsafe { &*data.cast::<Slot>() };
+    let mut sockets = slot.sockets.get();
+    sockets.rotate_right(1);
+    sockets[0] = socket;
+    slot.sockets.set(sockets);
+    0
 }
 
 /// Counts the bytes of a body as they are read, before libcurl drops what exceeds the length.
@@ -421,7 +448,7 @@ extern "C" fn on_debug(
     if kind == curl_sys::CURLINFO_DATA_IN {
         // SAFETY: called by libcurl with what `set_callbacks` set.
         let _ = unsafe {
-            with_call(data, |call| {
+            with_call(data, |call, _| {
                 call.received += size as u64;
                 ControlFlow::Continue(())
             })

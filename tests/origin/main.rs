@@ -1,4 +1,8 @@
 //! `gfproxy::origin` against origins that behave and origins that do not.
 
 mod bodies;
+mod faults;
+mod limits;
+mod resume;
+mod statuses;
 mod support;

@@ -5,7 +5,7 @@ mod scripted;
 
 use std::time::Duration;
 
-pub use collector::{Collector, pattern};
+pub use collector::{Collector, OnChunk, pattern};
 use gfproxy::origin::{Config, Origin};
 use gfproxy::reply::{Outcome, Status};
 pub use scripted::{After, Exchange, ScriptedOrigin};
@@ -39,5 +39,21 @@ impl Fetched {
         assert_eq!(self.outcome, Outcome::Sent(file.len() as u64));
         assert_eq!(self.client.header, Some((Status::Ok, file.len() as u64)));
         assert!(self.client.body == file, "the file differs");
+    }
+
+    /// Nothing was sent to the client, and the reason holds `reason`.
+    #[track_caller]
+    pub fn assert_failed(&self, reason: &str) {
+        assert!(matches!(&self.outcome, Outcome::Failed(text) if text.contains(reason)), "{:?}", self.outcome);
+        assert_eq!((self.client.header, self.client.body.len()), (None, 0));
+    }
+
+    /// The client has the beginning of the file and not all of it, and the reason holds `reason`.
+    #[track_caller]
+    pub fn assert_cut(&self, file: &[u8], reason: &str) {
+        assert!(matches!(&self.outcome, Outcome::Cut(text) if text.contains(reason)), "{:?}", self.outcome);
+        assert_eq!(self.client.header, Some((Status::Ok, file.len() as u64)));
+        assert!(self.client.body.len() < file.len(), "the whole file");
+        assert!(file.starts_with(&self.client.body), "the beginning differs");
     }
 }

@@ -42,9 +42,14 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// Sends as much as the other side takes: what becomes of the rest is for the test to see.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        // The other side may be gone, which is for the test to see.
-        let _ = self.stream.write_all(bytes.as_ref());
+        self.try_send(bytes);
+    }
+
+    /// Whether the other side took it.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
     /// Sends a whole answer with its length.
