@@ -127,9 +127,10 @@ impl<'a> Transfer<'a> {
         loop {
             match transfer.request(deadline) {
                 Ok(()) => {}
-                Err(NoLease::Lost) => continue,
+                // A daemon that comes and goes, or breaks the protocol each time, must not be waited for longer.
+                Err(NoLease::Lost) if Instant::now() < deadline => continue,
                 Err(NoLease::Stopped) => return Err(OpenError::Stopped),
-                Err(NoLease::Unavailable) => return Err(OpenError::Unavailable(wait)),
+                Err(NoLease::Lost | NoLease::Unavailable) => return Err(OpenError::Unavailable(wait)),
                 Err(NoLease::NoSegment) => return Err(OpenError::NoSegment(wait)),
             }
             match transfer.step(deadline) {
@@ -141,8 +142,8 @@ impl<'a> Transfer<'a> {
                 // Nothing was delivered yet: the new version will do.
                 Step::Refused(Kind::Changed) if attempts < ATTEMPTS => attempts += 1,
                 Step::Refused(_) => return Err(OpenError::Failed),
-                Step::Lost => {}
-                Step::TimedOut => return Err(OpenError::Unavailable(wait)),
+                Step::Lost if Instant::now() < deadline => {}
+                Step::Lost | Step::TimedOut => return Err(OpenError::Unavailable(wait)),
             }
             transfer.leave();
         }
