@@ -29,21 +29,36 @@ pub enum BindError {
     /// Something that is not a socket is in its place.
     #[error("{}: is not a socket", .0.display())]
     NotASocket(PathBuf),
+    /// What a service manager handed over cannot be used.
+    #[error("the socket of LISTEN_FDS: {0}")]
+    Inherit(#[source] io::Error),
     /// Anything else.
     #[error("{path}: {error}", path = .0.display(), error = .1)]
     Io(PathBuf, #[source] io::Error),
 }
 
-/// The listening socket with its file and its lock. Dropping it removes the files.
+/// The listening socket. Dropping it removes the files that were made for it.
 #[derive(Debug)]
 pub(crate) struct BoundSocket {
     pub(crate) socket: SeqPacket,
+    /// None for a socket that a service manager made.
+    _files: Option<SocketFiles>,
+}
+
+#[derive(Debug)]
+struct SocketFiles {
     path: PathBuf,
     lock_path: PathBuf,
     _lock: Flock<File>,
 }
 
 impl BoundSocket {
+    /// The socket that a service manager listens on for this process, or else [`Self::bind`].
+    pub(crate) fn inherit_or_bind(path: &Path) -> Result<Self, BindError> {
+        let inherited = SeqPacket::inherited().map_err(BindError::Inherit)?;
+        inherited.map_or_else(|| Self::bind(path), |socket| Ok(Self { socket, _files: None }))
+    }
+
     /// Takes the lock beside the socket, replaces what a dead owner left, binds and listens, mode 0600.
     pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
         let io_error = |error| BindError::Io(path.to_owned(), error);
@@ -63,11 +78,11 @@ impl BoundSocket {
         }
         let socket = SeqPacket::listen(path).map_err(io_error)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
-        Ok(Self { socket, path: path.to_owned(), lock_path, _lock: lock })
+        Ok(Self { socket, _files: Some(SocketFiles { path: path.to_owned(), lock_path, _lock: lock }) })
     }
 }
 
-impl Drop for BoundSocket {
+impl Drop for SocketFiles {
     fn drop(&mut self) {
         // Nothing can be done about a file that somebody else removed already.
         let _ = fs::remove_file(&self.path);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use sd_notify::NotifyState;
 
 use super::guard;
 use crate::cache::{Config, Daemon};
@@ -183,6 +184,9 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
 /// Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and the
 /// workers.
 ///
+/// Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It is
+/// told when the daemon is ready (NOTIFY_SOCKET).
+///
 /// `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, a command
 /// socket that another daemon serves or that cannot be made, a daemon that was started before.
 ///
@@ -214,11 +218,13 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
         let server = ServerConfig {
             socket: socket.map_or_else(channel::default_socket, path),
             threads: options.threads as usize,
+            inherit: true,
         };
         let delay = Duration::from_micros(options.delay_us.into());
         match Daemon::start(Config { locals: path(locals), delay, server }) {
             Ok(started) => {
                 *daemon = Some(Arc::new(started));
+                notify(NotifyState::Ready);
                 0
             }
             Err(error) => {
@@ -255,11 +261,19 @@ pub extern "C" fn gfproxy_cached_reload() -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn gfproxy_cached_stop() {
     guard((), || {
+        notify(NotifyState::Stopping);
         let daemon = DAEMON.lock().take();
         if let Some(daemon) = daemon {
             daemon.stop();
         }
     });
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::warn!("cannot notify the service manager: {error}");
+    }
 }
 
 fn ms(milliseconds: u32) -> Duration {

@@ -139,6 +139,10 @@ impl Instance {
         if let Some(address) = listener.local_address() {
             log::info!("gfserver: listening on {address}");
         }
+        // Connections are accepted from now on; a service manager, if there is one, may start what needs them.
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            log::warn!("gfserver: cannot notify the service manager: {error}");
+        }
         Ok(listener)
     }
 

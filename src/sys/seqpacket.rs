@@ -5,8 +5,9 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials,
+    self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sockopt,
 };
 
 /// The most descriptors that a peer may send with one datagram before it is refused. One is what the protocol asks for.
@@ -51,6 +52,24 @@ impl SeqPacket {
         Ok(Self(fd))
     }
 
+    /// The listening SOCK_SEQPACKET socket that a service manager handed over (`LISTEN_FDS`), if there is one.
+    pub(crate) fn inherited() -> io::Result<Option<Self>> {
+        for number in sd_notify::listen_fds()? {
+            // SAFETY: sd_notify saw that the descriptors are open and meant for this process, and nothing else in it
+            // closes one; the number is only looked at here.
+            let candidate = unsafe { BorrowedFd::borrow_raw(number) };
+            if socket::getsockopt(&candidate, sockopt::SockType) == Ok(SockType::SeqPacket)
+                && socket::getsockopt(&candidate, sockopt::AcceptConn) == Ok(true)
+            {
+                // SAFETY: as above, and this is the one place that takes a listening SEQPACKET socket over.
+                let fd = unsafe { OwnedFd::from_raw_fd(number) };
+                fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+                return Ok(Some(Self(fd)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Connects to the listening socket at `path`. Its backlog being full is `WouldBlock`.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
         let fd = new_socket()?;
@@ -67,7 +86,7 @@ impl SeqPacket {
 
     /// Who connected: process, user and group at the time of connect(2).
     pub(crate) fn peer(&self) -> io::Result<UnixCredentials> {
-        Ok(socket::getsockopt(&self.0, socket::sockopt::PeerCredentials)?)
+        Ok(socket::getsockopt(&self.0, sockopt::PeerCredentials)?)
     }
 
     /// A descriptor that tells of the peer's death, also where a child of the peer keeps the socket open. An error on

@@ -36,11 +36,13 @@ pub struct ServerConfig {
     pub socket: PathBuf,
     /// Worker threads, at least 1.
     pub threads: usize,
+    /// Use the listening socket that a service manager handed over (`LISTEN_FDS`), if there is one, instead of `socket`.
+    pub inherit: bool,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { socket: default_socket(), threads: 8 }
+        Self { socket: default_socket(), threads: 8, inherit: false }
     }
 }
 
@@ -113,7 +115,11 @@ pub struct Server {
 impl Server {
     /// Binds the command socket and starts the threads.
     pub fn start(config: &ServerConfig, store: Arc<dyn Store>) -> Result<Self, ServerError> {
-        let bound = BoundSocket::bind(&config.socket)?;
+        let bound = if config.inherit {
+            BoundSocket::inherit_or_bind(&config.socket)?
+        } else {
+            BoundSocket::bind(&config.socket)?
+        };
         let requests = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(io::Error::from)?;
         requests.add(stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP)).map_err(io::Error::from)?;
