@@ -43,12 +43,14 @@ static void *end_on_signal(void *unused) {
 
 int main(int argc, char **argv) {
     uint32_t port = 25362, threads = 8;
+    const char *address = NULL;
     bool cache = false;
     gfproxy_options_t options;
 
     gfproxy_options_init(&options);
     const option_t table[] = {
         {'p', "port", "listen on this port, 0: any free one", NUMBER(&port, 0, 65535)},
+        {'l', "listen", "listen on this address alone (our gfserver only)", TEXT(&address, "ADDRESS")},
         {'t', "thread-count", "worker threads", NUMBER(&threads, 1, 200)},
         {'s', "server", "base URL of the origin to relay to", TEXT(&options.origin, "URL")},
         {'n', "segment-count", "shared-memory segments", NUMBER(&options.segments, 1, GFPROXY_MAX_SEGMENTS),
@@ -90,6 +92,10 @@ int main(int argc, char **argv) {
 
     gfserver_init(&gfs, (int)threads);
     gfserver_setopt(&gfs, GFS_PORT, (unsigned short)port);
+    if (address != NULL && gfproxy_gfserver_listen(&gfs, address) != 0) {
+        fprintf(stderr, "webproxy: option -l: %s: no IP address, or a gfserver without this option\n", address);
+        return 2;
+    }
     gfserver_setopt(&gfs, GFS_MAXNPENDING, BACKLOG);
     gfserver_setopt(&gfs, GFS_WORKER_FUNC, handler);
     for (int worker = 0; worker < (int)threads; worker++)
