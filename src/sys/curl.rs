@@ -2,33 +2,28 @@
 //!
 //! A panic in a receiver is caught at the C boundary, ends the transfer and goes on in [`Easy::perform`]'s caller.
 
+mod call;
 mod share;
 mod url;
 
-use std::any::Any;
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
-use std::ops::ControlFlow;
-use std::os::fd::RawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ffi::{CStr, CString, c_char, c_long, c_void};
+use std::panic::resume_unwind;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use curl_sys::{CURL, CURLINFO, CURLcode, CURLoption};
-use nix::sys::socket::{MsgFlags, SockaddrStorage, getsockname, recv};
+use curl_sys::{CURL, CURLcode, CURLoption};
 
+use call::{CONNECTIONS, Call, Slot, on_body, on_debug, on_header, on_socket, on_tick};
+pub(crate) use call::{Receiver, Wire};
 pub(crate) use share::Share;
 pub(crate) use url::{Part, Url};
 
 // What curl-sys leaves out, with the values of curl.h.
 const CURLOPT_XFERINFOFUNCTION: CURLoption = 20_000 + 219;
 const CURLOPT_XFERINFODATA: CURLoption = curl_sys::CURLOPT_PROGRESSDATA;
-const CURLINFO_PROTOCOL: CURLINFO = curl_sys::CURLINFO_LONG + 48;
 const CURL_ERROR_SIZE: usize = 256;
-
-/// How many connections a handle keeps: one to the origin, and some to where it redirects.
-const CONNECTIONS: usize = 4;
 
 /// Why libcurl refused an option or gave up a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,56 +64,6 @@ fn check(code: CURLcode) -> Result<(), Error> {
     if code == curl_sys::CURLE_OK { Ok(()) } else { Err(Error::new(code)) }
 }
 
-/// Where a transfer goes. `Break` from any of these ends it.
-pub(crate) trait Receiver {
-    /// One line of a response head, with its line end; the heads of redirects and interim responses come first.
-    fn header(&mut self, line: &[u8]) -> ControlFlow<()>;
-    /// The next bytes of the body of the final response.
-    fn body(&mut self, data: &[u8], wire: &Wire<'_>) -> ControlFlow<()>;
-    /// Called between reads, and at least about once a second.
-    fn tick(&mut self) -> ControlFlow<()>;
-}
-
-/// What is known of a transfer below its body: used to tell a body that is longer than its announced length.
-pub(crate) struct Wire<'a> {
-    handle: NonNull<CURL>,
-    received: u64,
-    slot: &'a Slot,
-}
-
-impl Wire<'_> {
-    /// Whether more bytes than `length` have come after the head. libcurl itself drops them in silence. Data that is
-    /// still on its way goes unseen, and so does what follows in a TLS stream.
-    pub(crate) fn carries_more_than(&self, length: u64) -> bool {
-        self.received > length || self.has_unread()
-    }
-
-    fn has_unread(&self) -> bool {
-        if self.long_info(CURLINFO_PROTOCOL) != Some(curl_sys::CURLPROTO_HTTP.into()) {
-            return false;
-        }
-        // libcurl tells the socket of a transfer only after its end, but the local port at any time.
-        let Some(port) = self.long_info(curl_sys::CURLINFO_LOCAL_PORT) else { return false };
-        let is_ours = |&socket: &RawFd| local_port(socket).is_some_and(|p| c_long::from(p) == port);
-        let Some(socket) = self.slot.sockets.get().into_iter().find(is_ours) else { return false };
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        recv(socket, &mut [0], flags).is_ok_and(|length| length > 0)
-    }
-
-    fn long_info(&self, info: CURLINFO) -> Option<c_long> {
-        let mut value: c_long = 0;
-        // SAFETY: the handle lives for the whole transfer, and the infos asked for in this file write a long.
-        let code = unsafe { curl_sys::curl_easy_getinfo(self.handle.as_ptr(), info, &raw mut value) };
-        (code == curl_sys::CURLE_OK).then_some(value)
-    }
-}
-
-/// The local port of an IP socket; none for a number that is no such socket (any more).
-fn local_port(socket: RawFd) -> Option<u16> {
-    let address = getsockname::<SockaddrStorage>(socket).ok()?;
-    address.as_sockaddr_in().map(|a| a.port()).or_else(|| address.as_sockaddr_in6().map(|a| a.port()))
-}
-
 /// The options that a handle keeps for all its transfers.
 pub(crate) struct Options {
     pub(crate) user_agent: CString,
@@ -140,6 +85,8 @@ pub(crate) struct Easy {
     slot: Box<Slot>,
     error: Box<[c_char; CURL_ERROR_SIZE]>,
     fields: FieldList,
+    /// Where the pieces of one read are put together again.
+    block: Vec<u8>,
     /// Outlives the handle, which uses it.
     _share: Arc<Share>,
 }
@@ -147,22 +94,6 @@ pub(crate) struct Easy {
 // SAFETY: libcurl allows a handle on any thread, on one at a time; `Easy` is not `Sync`, and what the handle shares is
 // guarded by the locks of `Share`. The pointer in `slot` is NULL whenever an `Easy` can be moved.
 unsafe impl Send for Easy {}
-
-/// What the callbacks of a handle are given.
-struct Slot {
-    /// The transfer that runs, NULL outside of `perform`.
-    call: Cell<*mut Call<'static>>,
-    /// The sockets that were opened last. Some may be closed, and their numbers another's.
-    sockets: Cell<[RawFd; CONNECTIONS]>,
-}
-
-/// A transfer that runs, as the callbacks see it.
-struct Call<'a> {
-    receiver: &'a mut dyn Receiver,
-    received: u64,
-    handle: NonNull<CURL>,
-    panic: Option<Box<dyn Any + Send>>,
-}
 
 impl Easy {
     /// A fresh handle that uses `share`.
@@ -176,6 +107,7 @@ impl Easy {
             slot: Box::new(Slot { call: Cell::new(ptr::null_mut()), sockets: Cell::new([-1; CONNECTIONS]) }),
             error: Box::new([0; CURL_ERROR_SIZE]),
             fields: FieldList(ptr::null_mut()),
+            block: Vec::new(),
             _share: Arc::clone(share),
         };
         easy.set_callbacks()?;
@@ -264,12 +196,18 @@ impl Easy {
     pub(crate) fn perform(&mut self, receiver: &mut dyn Receiver) -> Result<(), Error> {
         self.set_long(curl_sys::CURLOPT_VERBOSE, 0)?;
         self.error[0] = 0;
-        let mut call = Call { receiver, received: 0, handle: self.handle, panic: None };
+        self.block.clear();
+        let handle = self.handle;
+        let mut call = Call { receiver, received: 0, given: 0, block: &mut self.block, handle, panic: None };
         self.slot.call.set((&raw mut call).cast());
         // SAFETY: a live handle that no other transfer uses (`&mut self`). Its callbacks reach `call`, which outlives
         // the transfer and which nothing else touches meanwhile.
         let code = unsafe { curl_sys::curl_easy_perform(self.handle.as_ptr()) };
         self.slot.call.set(ptr::null_mut());
+        if call.panic.is_none() {
+            // A `Break` comes too late to matter, and is the receiver's to know.
+            let _ = call.flush(&self.slot);
+        }
         if let Some(panic) = call.panic {
             resume_unwind(panic);
         }
@@ -343,116 +281,4 @@ fn initialise() {
 
 fn milliseconds(limit: Duration) -> c_long {
     c_long::try_from(limit.as_millis()).unwrap_or(c_long::MAX)
-}
-
-/// Runs `step` on the transfer that `data` leads to, unless one of its steps has panicked.
-///
-/// # Safety
-/// `data` is what `set_callbacks` gave to libcurl, and this is a callback of a handle that is alive.
-unsafe fn with_call(data: *mut c_void, step: impl FnOnce(&mut Call<'_>, &Slot) -> ControlFlow<()>) -> ControlFlow<()> {
-    // SAFETY: the caller's promise: `data` points to the slot, which lives as long as its handle.
-    let slot = unsafe { &*data.cast::<Slot>() };
-    let call = slot.call.get();
-    if call.is_null() {
-        return ControlFlow::Break(());
-    }
-    // SAFETY: not NULL, so `perform` is running on this thread and lent its `call` to the callbacks, which run one at
-    // a time.
-    let call = unsafe { &mut *call };
-    if call.panic.is_some() {
-        return ControlFlow::Break(());
-    }
-    match catch_unwind(AssertUnwindSafe(|| step(call, slot))) {
-        Ok(flow) => flow,
-        Err(panic) => {
-            call.panic = Some(panic);
-            ControlFlow::Break(())
-        }
-    }
-}
-
-/// # Safety
-/// `size` bytes from `data` on are readable for `'a`, or `size` is 0.
-unsafe fn bytes<'a>(data: *const c_char, size: usize) -> &'a [u8] {
-    if size == 0 {
-        return &[];
-    }
-    // SAFETY: the caller's promise.
-    unsafe { std::slice::from_raw_parts(data.cast(), size) }
-}
-
-/// What tells libcurl that all was taken, or that the transfer ends.
-fn taken(flow: ControlFlow<()>, size: usize) -> usize {
-    match flow {
-        ControlFlow::Continue(()) => size,
-        ControlFlow::Break(()) => usize::from(size == 0),
-    }
-}
-
-extern "C" fn on_header(line: *mut c_char, size: usize, count: usize, data: *mut c_void) -> usize {
-    let size = size * count;
-    // SAFETY: libcurl gives `size` bytes for the length of this call.
-    let line = unsafe { bytes(line, size) };
-    // SAFETY: called by libcurl with what `set_callbacks` set.
-    let flow = unsafe {
-        with_call(data, |call, _| {
-            if line == b"\r\n" || line == b"\n" {
-                // From here on the debug callback hears of body bytes, and of little else.
-                call.received = 0;
-                curl_sys::curl_easy_setopt(call.handle.as_ptr(), curl_sys::CURLOPT_VERBOSE, 1 as c_long);
-            }
-            call.receiver.header(line)
-        })
-    };
-    taken(flow, size)
-}
-
-extern "C" fn on_body(chunk: *mut c_char, size: usize, count: usize, data: *mut c_void) -> usize {
-    let size = size * count;
-    // SAFETY: libcurl gives `size` bytes for the length of this call.
-    let chunk = unsafe { bytes(chunk, size) };
-    // SAFETY: called by libcurl with what `set_callbacks` set.
-    let flow = unsafe {
-        with_call(data, |call, slot| {
-            let wire = Wire { handle: call.handle, received: call.received, slot };
-            call.receiver.body(chunk, &wire)
-        })
-    };
-    taken(flow, size)
-}
-
-extern "C" fn on_tick(data: *mut c_void, _: i64, _: i64, _: i64, _: i64) -> c_int {
-    // SAFETY: called by libcurl with what `set_callbacks` set.
-    let flow = unsafe { with_call(data, |call, _| call.receiver.tick()) };
-    c_int::from(flow.is_break())
-}
-
-extern "C" fn on_socket(data: *mut c_void, socket: curl_sys::curl_socket_t, _: curl_sys::curlsocktype) -> c_int {
-    // SAFETY: called by libcurl with what `set_callbacks` set: the slot, which lives as long as its handle.
-    let slot = unsafe { &*data.cast::<Slot>() };
-    let mut sockets = slot.sockets.get();
-    sockets.rotate_right(1);
-    sockets[0] = socket;
-    slot.sockets.set(sockets);
-    0
-}
-
-/// Counts the bytes of a body as they are read, before libcurl drops what exceeds the length.
-extern "C" fn on_debug(
-    _: *mut CURL,
-    kind: curl_sys::curl_infotype,
-    _: *mut c_char,
-    size: usize,
-    data: *mut c_void,
-) -> c_int {
-    if kind == curl_sys::CURLINFO_DATA_IN {
-        // SAFETY: called by libcurl with what `set_callbacks` set.
-        let _ = unsafe {
-            with_call(data, |call, _| {
-                call.received += size as u64;
-                ControlFlow::Continue(())
-            })
-        };
-    }
-    0
 }

@@ -207,3 +207,21 @@ fn a_panic_of_the_client_side_passes_through_and_breaks_nothing() {
     assert_eq!(origin.serve(b"/file", &mut client), Outcome::Sent(100_000));
     assert!(client.body == file);
 }
+
+#[test]
+fn a_kept_connection_that_died_is_replaced_unnoticed() {
+    for after in [|| After::Close, || After::Reset] {
+        let server = ScriptedOrigin::start(move |x| match x.request.number {
+            // Ends the kept connection just as the next request comes over it.
+            1 => after(),
+            _ => x.answer("200 OK", &[], b"hello"),
+        });
+        let origin = Origin::new(&server.url(), Config { retries: 1, ..config() }).expect("an origin");
+        for _ in 0..2 {
+            let mut client = Collector::default();
+            assert_eq!(origin.serve(b"/file", &mut client), Outcome::Sent(5));
+        }
+        let connections: Vec<_> = server.requests().iter().map(|request| request.connection).collect();
+        assert_eq!(connections, [0, 0, 1]);
+    }
+}

@@ -3,6 +3,7 @@
 mod bodies;
 mod faults;
 mod limits;
+mod nginx;
 mod resume;
 mod statuses;
 mod support;

@@ -1,6 +1,7 @@
 //! Origins and clients for the tests, and what they have in common.
 
 mod collector;
+mod nginx;
 mod scripted;
 
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 pub use collector::{Collector, OnChunk, pattern};
 use gfproxy::origin::{Config, Origin};
 use gfproxy::reply::{Outcome, Status};
+pub use nginx::Nginx;
 pub use scripted::{After, Exchange, ScriptedOrigin};
 
 /// The defaults, but for waits that would only make tests slow.
