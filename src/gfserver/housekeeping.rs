@@ -22,18 +22,23 @@ impl Core {
     /// Keeps the deadlines until the end begins. `signals` is the mask that the calling thread had: its signals are
     /// taken while it sleeps, when it holds no lock, so that a handler may call `gfserver_stop`.
     pub(super) fn keep_house(&self, signals: SigSet) {
+        let mut resume_at = None;
         while !self.is_ending() {
-            self.expire(Instant::now());
+            let now = Instant::now();
+            self.expire(now);
+            if resume_at.is_some_and(|resume_at| resume_at <= now) {
+                resume_at = None;
+                self.accept_paused.store(false, Ordering::Release);
+                self.rearm_listener();
+            } else if self.accept_paused.load(Ordering::Acquire) {
+                resume_at = resume_at.or(Some(now + ACCEPT_PAUSE));
+            }
             let wake_at = {
                 let mut parked = self.parked.lock();
                 parked.wake_at = parked.connections.next_deadline();
                 parked.wake_at
             };
-            let paused = self.accept_paused.load(Ordering::Acquire).then(|| Instant::now() + ACCEPT_PAUSE);
-            self.sleep(wake_at.into_iter().chain(paused).min(), signals);
-            if self.accept_paused.swap(false, Ordering::AcqRel) {
-                self.rearm_listener();
-            }
+            self.sleep(wake_at.into_iter().chain(resume_at).min(), signals);
         }
     }
 
