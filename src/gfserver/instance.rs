@@ -157,16 +157,7 @@ impl Instance {
             }
             *state = State::Serving(serving.clone());
         }
-        for (index, context) in contexts.into_iter().enumerate() {
-            let worker = Worker::new(Arc::clone(&serving.core), index, context);
-            serving.core.workers.fetch_add(1, Ordering::AcqRel);
-            let thread = thread::Builder::new()
-                .name(format!("gfserver-{index}"))
-                .stack_size(STACK_SIZE)
-                .spawn(move || worker.run())
-                .map_err(|error| StartError::Thread { index, error })?;
-            serving.workers.lock().push(thread);
-        }
+        serving.start_workers(contexts)?;
         serving.core.keep_house(signals);
         serving.wind_down(signals);
         Ok(())
@@ -205,6 +196,22 @@ impl Instance {
 }
 
 impl Serving {
+    fn start_workers(&self, contexts: Vec<Context>) -> Result<(), StartError> {
+        // Locked until all are noted: a handler that calls gfserver_stop at once must find its own thread here.
+        let mut workers = self.workers.lock();
+        for (index, context) in contexts.into_iter().enumerate() {
+            let worker = Worker::new(Arc::clone(&self.core), index, context);
+            self.core.workers.fetch_add(1, Ordering::AcqRel);
+            let thread = thread::Builder::new()
+                .name(format!("gfserver-{index}"))
+                .stack_size(STACK_SIZE)
+                .spawn(move || worker.run())
+                .map_err(|error| StartError::Thread { index, error })?;
+            workers.push(thread);
+        }
+        Ok(())
+    }
+
     fn is_worker(&self, thread: ThreadId) -> bool {
         self.workers.lock().iter().any(|worker| worker.thread().id() == thread)
     }

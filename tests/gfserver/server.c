@@ -211,15 +211,13 @@ static void serve_cycles(int cycles, unsigned short port, int threads, const cha
     int threads_before = entries("/proc/self/task"), descriptors_before = entries("/proc/self/fd");
 
     for (int cycle = 0; cycle < cycles; cycle++) {
-        pthread_t stopper, teller;
+        pthread_t stopper;
 
         prepare(port, threads, address, UINT_MAX);
         calls = 0;
-        start_thread(&teller, tell_port);
         start_thread(&stopper, stop_early);
         gfserver_serve(&gfs);
         pthread_join(stopper, NULL);
-        pthread_join(teller, NULL);
     }
     say("threads left", entries("/proc/self/task") - threads_before);
     say("descriptors left", entries("/proc/self/fd") - descriptors_before);
