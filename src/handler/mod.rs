@@ -149,7 +149,7 @@ impl Proxy {
         if let Some(origin) = self.origins.read().get(url) {
             return Ok(Arc::clone(origin));
         }
-        let origin = Arc::new(Origin::new(url, OriginConfig::default())?);
+        let origin = Arc::new(Origin::new(url, OriginConfig::from_environment()?)?);
         Ok(Arc::clone(self.origins.write().entry(url.to_owned()).or_insert(origin)))
     }
 

@@ -1,9 +1,11 @@
 //! What an operator can set about an origin.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The limits of an [`Origin`](super::Origin). A limit of zero is none, but for the counts.
+/// The limits of an [`Origin`](super::Origin). A time of zero is no limit, but for the
+/// connect timeout, where it is libcurl's 300 s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// For one connection: name, TCP and TLS.
@@ -60,6 +62,124 @@ impl Default for Config {
             spool_ceiling: 4 << 30,
             ca_file: None,
             ca_directory: None,
+        }
+    }
+}
+
+/// A variable of the environment that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}={value:?}: not a whole number of {unit}")]
+pub struct ConfigError {
+    name: String,
+    value: OsString,
+    unit: &'static str,
+}
+
+impl Config {
+    /// The defaults, but for what the environment says; docs/origin.md lists the variables. An empty variable counts
+    /// as none.
+    pub fn from_environment() -> Result<Self, ConfigError> {
+        Self::from_variables(|name| std::env::var_os(name))
+    }
+
+    fn from_variables(get: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        let number = |name: &str, unit: &'static str| match get(name) {
+            None => Ok(None),
+            Some(value) => match value.to_str().and_then(|text| text.parse::<u32>().ok()) {
+                Some(number) => Ok(Some(number)),
+                None => Err(ConfigError { name: name.to_owned(), value, unit }),
+            },
+        };
+        let mut config = Self::default();
+        for (name, limit) in [
+            ("GFPROXY_ORIGIN_CONNECT_MS", &mut config.connect_timeout),
+            ("GFPROXY_ORIGIN_FIRST_BYTE_MS", &mut config.first_byte_timeout),
+            ("GFPROXY_ORIGIN_LOW_SPEED_MS", &mut config.low_speed_time),
+            ("GFPROXY_ORIGIN_TOTAL_MS", &mut config.total_timeout),
+            ("GFPROXY_ORIGIN_RETRY_MS", &mut config.retry_within),
+        ] {
+            if let Some(ms) = number(name, "milliseconds")? {
+                *limit = Duration::from_millis(ms.into());
+            }
+        }
+        for (name, count) in [
+            ("GFPROXY_ORIGIN_RETRIES", &mut config.retries),
+            ("GFPROXY_ORIGIN_RESUMES", &mut config.resumes),
+            ("GFPROXY_ORIGIN_REDIRECTS", &mut config.redirects),
+        ] {
+            if let Some(n) = number(name, "times")? {
+                *count = n;
+            }
+        }
+        if let Some(bytes) = number("GFPROXY_ORIGIN_LOW_SPEED", "bytes a second")? {
+            config.low_speed_limit = bytes.into();
+        }
+        for (name, size) in [
+            ("GFPROXY_ORIGIN_SPOOL_MEMORY_KB", &mut config.spool_memory),
+            ("GFPROXY_ORIGIN_SPOOL_TOTAL_KB", &mut config.spool_memory_total),
+            ("GFPROXY_ORIGIN_SPOOL_CEILING_KB", &mut config.spool_ceiling),
+        ] {
+            if let Some(kib) = number(name, "KiB")? {
+                *size = u64::from(kib) << 10;
+            }
+        }
+        // As curl(1) has it.
+        let bundle = get("CURL_CA_BUNDLE");
+        if bundle.is_none() {
+            config.ca_directory = get("SSL_CERT_DIR").map(PathBuf::from);
+        }
+        config.ca_file = bundle.or_else(|| get("SSL_CERT_FILE")).map(PathBuf::from);
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_variables(|name| {
+            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn variables_change_the_defaults() {
+        assert_eq!(from(&[]), Ok(Config::default()));
+        let config = from(&[
+            ("GFPROXY_ORIGIN_CONNECT_MS", "250"),
+            ("GFPROXY_ORIGIN_TOTAL_MS", ""),
+            ("GFPROXY_ORIGIN_REDIRECTS", "0"),
+            ("GFPROXY_ORIGIN_LOW_SPEED", "7"),
+            ("GFPROXY_ORIGIN_SPOOL_CEILING_KB", "4294967295"),
+            ("SSL_CERT_FILE", "/ca.pem"),
+            ("SSL_CERT_DIR", "/ca"),
+        ]);
+        let expected = Config {
+            connect_timeout: Duration::from_millis(250),
+            redirects: 0,
+            low_speed_limit: 7,
+            spool_ceiling: 4_294_967_295 << 10,
+            ca_file: Some("/ca.pem".into()),
+            ca_directory: Some("/ca".into()),
+            ..Config::default()
+        };
+        assert_eq!(config, Ok(expected));
+    }
+
+    #[test]
+    fn curls_own_bundle_goes_first() {
+        let config = from(&[("CURL_CA_BUNDLE", "/a"), ("SSL_CERT_FILE", "/b"), ("SSL_CERT_DIR", "/c")]);
+        let expected = Config { ca_file: Some("/a".into()), ..Config::default() };
+        assert_eq!(config, Ok(expected));
+    }
+
+    #[test]
+    fn a_bad_variable_is_named() {
+        for bad in ["5s", "-1", "1e3", "4294967296", " 1"] {
+            let error = from(&[("GFPROXY_ORIGIN_FIRST_BYTE_MS", bad)]).expect_err(bad).to_string();
+            assert_eq!(error, format!("GFPROXY_ORIGIN_FIRST_BYTE_MS={bad:?}: not a whole number of milliseconds"));
         }
     }
 }

@@ -2,6 +2,7 @@
 //! to the client as it arrives. docs/origin.md says what is promised.
 
 mod body;
+mod coalesce;
 mod config;
 mod head;
 mod repetition;
@@ -20,13 +21,14 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::reply::{Outcome, Reply};
+use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
 use crate::sys::curl::{Easy, Error, Options, Share};
 
-pub use config::Config;
+use coalesce::Flights;
+pub use config::{Config, ConfigError};
 use repetition::{Reached, Repetition};
 use spool::Budget;
-use transfer::{End, Failure, Rest, Transfer};
+use transfer::{End, Failure, Rest, Sink, Transfer};
 use url::Base;
 
 /// Why there can be no [`Origin`].
@@ -40,6 +42,9 @@ pub enum OriginError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The environment says something that cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A path in the configuration holds a NUL byte.
     #[error("{0:?} is not a path")]
     Path(std::path::PathBuf),
@@ -64,6 +69,7 @@ pub struct Origin {
     /// more handles, nor kept connections to the origin, than there were requests at a time.
     idle: Mutex<Vec<Easy>>,
     budget: Arc<Budget>,
+    flights: Flights,
 }
 
 impl Origin {
@@ -83,12 +89,16 @@ impl Origin {
         // What libcurl refuses, it refuses now and not at the first request.
         let first = Easy::new(&share, &options)?;
         let budget = Budget::new(config.spool_memory_total);
-        Ok(Self { base, config, options, share, idle: Mutex::new(vec![first]), budget })
+        Ok(Self { base, config, options, share, idle: Mutex::new(vec![first]), budget, flights: Flights::default() })
     }
 
     /// Answers a request for `path`. Only a file's header and body are written to `reply`; how a request without a
     /// file is answered follows from the outcome.
     pub fn serve(&self, path: &[u8], reply: &mut dyn Reply) -> Outcome {
+        self.fetch(path, &mut Client(reply))
+    }
+
+    fn fetch(&self, path: &[u8], sink: &mut dyn Sink) -> Outcome {
         let Some(url) = self.base.join(path) else {
             return Outcome::NotFound;
         };
@@ -98,7 +108,7 @@ impl Origin {
             Ok(easy) => easy,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
-        let mut transfer = Transfer::new(&self.config, &self.budget, reply, keeps_encoding(path));
+        let mut transfer = Transfer::new(&self.config, &self.budget, sink, keeps_encoding(path));
         match self.attempt_until_done(&mut easy, &url, &mut transfer) {
             Ok(outcome) => {
                 self.idle.lock().push(easy);
@@ -142,6 +152,19 @@ impl Origin {
             easy.set_range(None)?;
         }
         Ok(outcome)
+    }
+}
+
+/// A client that is written to as the file comes.
+struct Client<'a>(&'a mut dyn Reply);
+
+impl Sink for Client<'_> {
+    fn header(&mut self, len: u64) -> Result<(), ClientGone> {
+        self.0.header(Status::Ok, len)
+    }
+
+    fn body(&mut self, data: &[u8]) -> Result<(), ClientGone> {
+        self.0.body(Chunk::from(data))
     }
 }
 

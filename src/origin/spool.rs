@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::SpooledTempFile;
 
 use super::config::Config;
-use crate::reply::{Chunk, ClientGone, Reply};
+use super::transfer::Sink;
+use crate::reply::ClientGone;
 
 /// The memory that all spools of an origin may take together.
 #[derive(Debug)]
@@ -86,14 +87,14 @@ impl Spool {
     }
 
     /// Sends all of it; the header has been sent.
-    pub(super) fn deliver(&mut self, reply: &mut dyn Reply) -> Result<(), DeliverError> {
+    pub(super) fn deliver(&mut self, sink: &mut dyn Sink) -> Result<(), DeliverError> {
         self.file.rewind()?;
         let mut buffer = vec![0; self.len.min(256 << 10) as usize];
         let mut left = self.len;
         while left > 0 {
             let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             self.file.read_exact(&mut buffer[..want])?;
-            reply.body(Chunk::from(&buffer[..want]))?;
+            sink.body(&buffer[..want])?;
             left -= want as u64;
         }
         Ok(())

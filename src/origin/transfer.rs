@@ -12,13 +12,19 @@ use super::head::{Encoding, Head, Length};
 use super::spool::{Budget, DeliverError, Spool};
 use super::status::{Meaning, meaning};
 use super::watch::{Late, Watch};
-use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
+use crate::reply::{ClientGone, Outcome};
 use crate::sys::curl::{Error, Receiver, Wire};
 
 /// The body of an error page is read up to here, so that its connection can be kept.
 const DRAIN: usize = 64 << 10;
 /// All heads of one attempt together.
 const MAX_HEADS: usize = 256 << 10;
+
+/// Where the file goes: its length, then exactly so many bytes.
+pub(super) trait Sink {
+    fn header(&mut self, len: u64) -> Result<(), ClientGone>;
+    fn body(&mut self, data: &[u8]) -> Result<(), ClientGone>;
+}
 
 /// How an attempt, and with it perhaps the request, ended.
 pub(super) enum End {
@@ -82,7 +88,7 @@ enum Mode {
 pub(super) struct Transfer<'a> {
     config: &'a Config,
     budget: &'a Arc<Budget>,
-    reply: &'a mut dyn Reply,
+    sink: &'a mut dyn Sink,
     /// Whether a content encoding is the file's own.
     keeps_encoding: bool,
     watch: Watch,
@@ -104,13 +110,13 @@ impl<'a> Transfer<'a> {
     pub(super) fn new(
         config: &'a Config,
         budget: &'a Arc<Budget>,
-        reply: &'a mut dyn Reply,
+        sink: &'a mut dyn Sink,
         keeps_encoding: bool,
     ) -> Self {
         Self {
             config,
             budget,
-            reply,
+            sink,
             keeps_encoding,
             watch: Watch::new(config, Instant::now()),
             head: Head::default(),
@@ -184,14 +190,14 @@ impl<'a> Transfer<'a> {
     }
 
     fn deliver_empty(&mut self) -> Result<End, End> {
-        self.reply.header(Status::Ok, 0)?;
+        self.sink.header(0)?;
         Ok(End::Done(Outcome::Sent(0)))
     }
 
     fn deliver_spool(&mut self, spool: &mut Spool) -> Result<End, End> {
-        self.reply.header(Status::Ok, spool.len())?;
+        self.sink.header(spool.len())?;
         self.announced = Some(spool.len());
-        match spool.deliver(self.reply) {
+        match spool.deliver(self.sink) {
             Ok(()) => Ok(End::Done(Outcome::Sent(spool.len()))),
             Err(DeliverError::Client(gone)) => Err(gone.into()),
             Err(error @ DeliverError::Io(_)) => Err(lasting(error)),
@@ -298,11 +304,11 @@ impl<'a> Transfer<'a> {
             return Err(lasting("the origin sent more than the length it announced"));
         }
         if self.announced.is_none() {
-            self.reply.header(Status::Ok, length)?;
+            self.sink.header(length)?;
             self.announced = Some(length);
         }
         if !data.is_empty() {
-            self.reply.body(Chunk::from(data))?;
+            self.sink.body(data)?;
             self.delivered += data.len() as u64;
         }
         Ok(())

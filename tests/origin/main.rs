@@ -1,6 +1,7 @@
 //! `gfproxy::origin` against origins that behave and origins that do not.
 
 mod bodies;
+mod coalesce;
 mod faults;
 mod limits;
 mod nginx;
