@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::channel::{Client, ClientError, OpenError, Transfer};
-use crate::origin::{Config as OriginConfig, Origin, OriginError};
+use crate::origin::{Config as OriginConfig, ConfigError, Origin, OriginError};
 use crate::reply::{Outcome, Reply};
 pub(crate) use settings::{Settings, SettingsError};
 
@@ -37,6 +37,8 @@ pub(crate) enum StartError {
     Channel(#[from] ClientError),
     #[error(transparent)]
     Origin(#[from] OriginError),
+    #[error(transparent)]
+    OriginConfig(#[from] ConfigError),
     #[error("started already")]
     Twice,
 }
@@ -60,6 +62,8 @@ struct Flow {
 /// The process's proxy.
 pub(crate) struct Proxy {
     settings: Settings,
+    /// The origin's limits, from the environment.
+    origin_config: OriginConfig,
     channel: Mutex<Option<Arc<Client>>>,
     /// By base URL: a program may give its workers different ones.
     origins: RwLock<HashMap<String, Arc<Origin>>>,
@@ -73,6 +77,7 @@ impl Proxy {
     fn new(settings: Settings) -> Result<Self, StartError> {
         let proxy = Self {
             settings,
+            origin_config: OriginConfig::from_environment()?,
             channel: Mutex::default(),
             origins: RwLock::default(),
             flow: Mutex::default(),
@@ -167,10 +172,13 @@ impl Proxy {
         let begun = Instant::now();
         connection.set_timeouts(self.settings.linger, self.settings.stall);
         let (outcome, via) = match route {
-            Route::Origin => (self.from_origin(path, origin, connection), "origin"),
+            Route::Origin => {
+                (self.from_origin(path, origin, connection, |o, path, reply| o.serve(path, reply)), "origin")
+            }
             Route::Cache => (self.from_cache(path, connection), "cache"),
             Route::CacheThenOrigin => match self.from_cache(path, connection) {
-                Outcome::NotFound => (self.from_origin(path, origin, connection), "origin"),
+                // What many ask for at once and the cache does not have: one request to the origin for all.
+                Outcome::NotFound => (self.from_origin(path, origin, connection, Origin::serve_coalesced), "origin"),
                 outcome => (outcome, "cache"),
             },
         };
@@ -201,12 +209,18 @@ impl Proxy {
         }
     }
 
-    fn from_origin(&self, path: &[u8], url: Option<&str>, connection: &mut dyn Connection) -> Outcome {
+    fn from_origin(
+        &self,
+        path: &[u8],
+        url: Option<&str>,
+        connection: &mut dyn Connection,
+        serve: fn(&Arc<Origin>, &[u8], &mut dyn Reply) -> Outcome,
+    ) -> Outcome {
         let Some(url) = url.or(self.settings.origin.as_deref()) else {
             return Outcome::Failed("no origin: neither the worker's argument nor GFPROXY_ORIGIN is a URL".to_owned());
         };
         match self.origin(url) {
-            Ok(origin) => origin.serve(path, connection),
+            Ok(origin) => serve(&origin, path, connection),
             Err(error) => Outcome::Failed(error.to_string()),
         }
     }
