@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::channel::{Client, ClientError, OpenError, Transfer};
-use crate::origin::{Config as OriginConfig, ConfigError, Origin, OriginError};
+use crate::origin::{Config as OriginConfig, Origin, OriginError};
 use crate::reply::{Outcome, Reply};
 pub(crate) use settings::{Settings, SettingsError};
 
@@ -37,8 +37,6 @@ pub(crate) enum StartError {
     Channel(#[from] ClientError),
     #[error(transparent)]
     Origin(#[from] OriginError),
-    #[error(transparent)]
-    OriginConfig(#[from] ConfigError),
     #[error("started already")]
     Twice,
 }
@@ -62,8 +60,6 @@ struct Flow {
 /// The process's proxy.
 pub(crate) struct Proxy {
     settings: Settings,
-    /// The origin's limits, from the environment.
-    origin_config: OriginConfig,
     channel: Mutex<Option<Arc<Client>>>,
     /// By base URL: a program may give its workers different ones.
     origins: RwLock<HashMap<String, Arc<Origin>>>,
@@ -77,7 +73,6 @@ impl Proxy {
     fn new(settings: Settings) -> Result<Self, StartError> {
         let proxy = Self {
             settings,
-            origin_config: OriginConfig::from_environment()?,
             channel: Mutex::default(),
             origins: RwLock::default(),
             flow: Mutex::default(),
