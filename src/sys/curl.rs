@@ -6,7 +6,6 @@ mod call;
 mod share;
 mod url;
 
-use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_long, c_void};
 use std::panic::resume_unwind;
 use std::ptr::{self, NonNull};
@@ -104,7 +103,7 @@ impl Easy {
             .ok_or_else(|| Error::new(curl_sys::CURLE_OUT_OF_MEMORY))?;
         let mut easy = Self {
             handle,
-            slot: Box::new(Slot { call: Cell::new(ptr::null_mut()), sockets: Cell::new([-1; CONNECTIONS]) }),
+            slot: Box::new(Slot::new()),
             error: Box::new([0; CURL_ERROR_SIZE]),
             fields: FieldList(ptr::null_mut()),
             block: Vec::new(),

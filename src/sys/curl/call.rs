@@ -7,7 +7,7 @@ use std::mem;
 use std::ops::ControlFlow;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use curl_sys::{CURL, CURLINFO};
 use nix::sys::socket::{MsgFlags, SockaddrStorage, getsockname, recv};
@@ -48,8 +48,7 @@ impl Wire<'_> {
         }
         // libcurl tells the socket of a transfer only after its end, but the local port at any time.
         let Some(port) = self.long_info(curl_sys::CURLINFO_LOCAL_PORT) else { return false };
-        let is_ours = |&socket: &RawFd| local_port(socket).is_some_and(|p| c_long::from(p) == port);
-        let Some(socket) = self.slot.sockets.get().into_iter().find(is_ours) else { return false };
+        let Some(socket) = self.slot.socket_of(port) else { return false };
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         recv(socket, &mut [0], flags).is_ok_and(|length| length > 0)
     }
@@ -73,7 +72,35 @@ pub(super) struct Slot {
     /// The transfer that runs, NULL outside of `perform`.
     pub(super) call: Cell<*mut Call<'static>>,
     /// The sockets that were opened last. Some may be closed, and their numbers another's.
-    pub(super) sockets: Cell<[RawFd; CONNECTIONS]>,
+    sockets: Cell<[RawFd; CONNECTIONS]>,
+    /// The socket that was found last, and its local port. A port that is asked for again is the same connection's.
+    found: Cell<Option<(c_long, RawFd)>>,
+}
+
+impl Slot {
+    pub(super) fn new() -> Self {
+        Self { call: Cell::new(ptr::null_mut()), sockets: Cell::new([-1; CONNECTIONS]), found: Cell::new(None) }
+    }
+
+    fn opened(&self, socket: RawFd) {
+        let mut sockets = self.sockets.get();
+        sockets.rotate_right(1);
+        sockets[0] = socket;
+        self.sockets.set(sockets);
+        self.found.set(None);
+    }
+
+    fn socket_of(&self, port: c_long) -> Option<RawFd> {
+        if let Some((found_port, socket)) = self.found.get()
+            && found_port == port
+        {
+            return Some(socket);
+        }
+        let has_port = |&socket: &RawFd| local_port(socket).is_some_and(|p| c_long::from(p) == port);
+        let socket = self.sockets.get().into_iter().find(has_port)?;
+        self.found.set(Some((port, socket)));
+        Some(socket)
+    }
 }
 
 /// A transfer that runs, as the callbacks see it.
@@ -207,10 +234,7 @@ pub(super) extern "C" fn on_socket(
 ) -> c_int {
     // SAFETY: called by libcurl with what `set_callbacks` set: the slot, which lives as long as its handle.
     let slot = unsafe { &*data.cast::<Slot>() };
-    let mut sockets = slot.sockets.get();
-    sockets.rotate_right(1);
-    sockets[0] = socket;
-    slot.sockets.set(sockets);
+    slot.opened(socket);
     0
 }
 
