@@ -2,6 +2,7 @@
 # make KIT=DIR    the same with DIR/gfserver.o and DIR/gfserver_noasan.o instead of our own gfserver
 # make demo       the main job on real files, every byte checked
 # make test       everything that has a test
+# make bench      gfproxy against its own limit, nginx and Varnish; with KIT=DIR the provided gfserver too, QUICK=1 in 2 minutes
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -43,11 +44,12 @@ $(BIN)/simplecached:        $(BUILD)/simplecached.o $(BUILD)/options.o
 $(BIN)/webproxy_noasan:     $(BUILD)/webproxy_noasan.o $(BUILD)/options_noasan.o $(SERVER_NOASAN)
 $(BIN)/simplecached_noasan: $(BUILD)/simplecached_noasan.o $(BUILD)/options_noasan.o
 $(BIN)/fileserver:          $(BUILD)/handle_with_file_noasan.o $(BUILD)/options_noasan.o $(SERVER_NOASAN)
+$(BIN)/sendfile:            $(BUILD)/sendfile_noasan.o $(BUILD)/options_noasan.o $(SERVER_NOASAN)
 
 $(addprefix $(BIN)/,webproxy simplecached): LINK := $(ASAN) -static-libasan
 
 # Objects before libraries: what an object does not define is then taken from the archive.
-$(addprefix $(BIN)/,$(C_PROGRAMS)): $(LIB) $(BUILD)/linked-with | $(BIN)
+$(addprefix $(BIN)/,$(C_PROGRAMS) sendfile): $(LIB) $(BUILD)/linked-with | $(BIN)
 	$(CC) -o $@ $(LINK) $(filter %.o,$^) $(LIB) $(LDFLAGS) $(LIBS)
 
 # Relinks when KIT, and with it an object of unknown age, is another than last time.
@@ -57,6 +59,9 @@ $(BUILD)/linked-with: force | $(BUILD)
 
 $(BUILD)/%_noasan.o: c/%.c | $(BUILD)
 	$(CC) $(CFLAGS) $(STRICT) -c -o $@ $<
+
+$(BUILD)/%_noasan.o: benches/%.c | $(BUILD)
+	$(CC) $(CFLAGS) $(STRICT) -Ic -c -o $@ $<
 
 $(BUILD)/%.o: c/%.c | $(BUILD)
 	$(CC) $(CFLAGS) $(STRICT) $(ASAN) -c -o $@ $<
@@ -86,9 +91,9 @@ $(BIN) $(BUILD): | deps-build
 	mkdir -p $@
 
 # Installs what a goal misses, where it may; needs no network when nothing misses.
-.PHONY: deps deps-build deps-demo deps-test
+.PHONY: deps deps-build deps-demo deps-test deps-bench
 deps: deps-test
-deps-build deps-demo deps-test: deps-%:
+deps-build deps-demo deps-test deps-bench: deps-%:
 	@scripts/deps.sh $*
 
 .PHONY: demo test bench check headers
@@ -98,8 +103,14 @@ demo: deps-demo all
 test: deps-test all
 	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) $(CARGO) test --locked --target-dir $(TARGET)
 
-bench: all
-	GFPROXY_BIN=$(abspath $(BIN)) $(CARGO) bench --locked --target-dir $(TARGET)
+# Both gfservers meet in one run, so each has its own build.
+BENCH_BUILD  := $(BUILD)/bench
+BENCH_GOALS   = $(addprefix $(1)/,webproxy_noasan simplecached_noasan sendfile)
+bench: deps-bench
+	$(MAKE) KIT= BIN=$(BENCH_BUILD)/own BUILD=$(BENCH_BUILD)/own/obj $(call BENCH_GOALS,$(BENCH_BUILD)/own)
+	$(if $(KIT),$(MAKE) BIN=$(BENCH_BUILD)/kit BUILD=$(BENCH_BUILD)/kit/obj $(call BENCH_GOALS,$(BENCH_BUILD)/kit))
+	$(CARGO) bench --locked --target-dir $(TARGET) --bench versus -- --own $(abspath $(BENCH_BUILD)/own) \
+		$(if $(KIT),--provided $(abspath $(BENCH_BUILD)/kit)) $(if $(QUICK),--quick --output $(abspath $(BENCH_BUILD)/quick))
 
 # The C sources have their own strict flags in every build; a test compares include/ with what cbindgen makes.
 check: deps-build all

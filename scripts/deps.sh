@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/deps.sh build|demo|test: probes for what `make`, `make demo` or `make test` needs and installs what misses with
+# scripts/deps.sh build|demo|test|bench: probes for what `make`, `make demo`, `make test` or `make bench` needs and installs what misses with
 # apt-get, as root or through sudo. Where it may not, it lists what to install and fails. Needs no network, and
 # changes nothing, when nothing misses.
 set -euo pipefail
@@ -40,6 +40,10 @@ probe() {
         need ca-certificates -- test -e /etc/ssl/certs/ca-certificates.crt
         # Valgrind needs the symbols of ld.so, which Debian ships in libc6-dbg.
         need valgrind libc6-dbg -- valgrind --quiet true
+        ;;
+    bench)
+        need varnish -- varnishd -V
+        need strace -- strace -V
         ;;
     esac
 }

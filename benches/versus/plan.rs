@@ -1,0 +1,270 @@
+//! Who meets whom: the series of the benchmark.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::content::Content;
+use crate::contestants::{Build, Channel, Place, Server};
+use crate::load::{Paths, numbered};
+use crate::measure::{self, Cell, Entrant, Group, Pace};
+
+pub const KB: u64 = 1 << 10;
+pub const MB: u64 = 1 << 20;
+
+/// The series, as cells and tables name them.
+pub const BY_SIZE: &str = "file size";
+pub const BY_CLIENTS: &str = "clients";
+pub const BY_SEGMENT_SIZE: &str = "segment size";
+pub const BY_SEGMENTS: &str = "segments";
+pub const BY_CATALOG: &str = "catalog entries";
+pub const BY_PROXIES: &str = "proxies";
+
+/// The contestants, as cells, tables and goals name them.
+pub const PART1: &str = "gfproxy Part 1";
+pub const PART2: &str = "gfproxy Part 2";
+pub const BOUND: &str = "sendfile bound";
+pub const NGINX_STATIC: &str = "nginx static";
+pub const NGINX_CACHE: &str = "nginx proxy_cache";
+pub const NGINX_PASS: &str = "nginx proxy_pass";
+pub const VARNISH: &str = "Varnish";
+
+/// The clients of every series that is not about their number.
+pub const CLIENTS: usize = 8;
+
+pub const SEGMENT_SIZES: [u32; 4] = [824, 5712, 65_536, 262_144];
+const SEGMENTS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+/// What a run brought.
+pub struct Run {
+    pub cells: Vec<Cell>,
+    /// Who could not take part, or what could not be counted, and why.
+    pub missing: Vec<String>,
+    pub quick: bool,
+}
+
+/// The name of a contestant of ours.
+pub fn name(contestant: &str, build: &Build) -> String {
+    match build.gfserver {
+        "own" => contestant.to_owned(),
+        other => format!("{contestant} ({other} gfserver)"),
+    }
+}
+
+struct Plan<'a> {
+    place: Place,
+    builds: &'a [Build],
+    files: Vec<Content>,
+    /// Ten small files for the series that spread their requests.
+    small: Vec<Content>,
+    locals: PathBuf,
+    pace: Pace,
+    run: Run,
+}
+
+/// Runs all series.
+pub fn run(builds: &[Build], quick: bool) -> Result<Run, String> {
+    let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let mut plan = Plan::prepare(directory.path().to_owned(), builds, quick)?;
+    plan.everyone()?;
+    plan.segments().unwrap_or_else(|error| plan.miss(error));
+    plan.growth().unwrap_or_else(|error| plan.miss(error));
+    Ok(plan.run)
+}
+
+impl<'a> Plan<'a> {
+    fn prepare(directory: PathBuf, builds: &'a [Build], quick: bool) -> Result<Self, String> {
+        let place = Place { files: directory.join("files"), scratch: directory };
+        let sizes: &[u64] = if quick { &[KB, MB, 16 * MB] } else { &[KB, 64 * KB, MB, 16 * MB, 256 * MB] };
+        let files: Vec<_> = sizes.iter().map(|&size| Content::new(format!("/{size}.bin"), size, size)).collect();
+        let small: Vec<_> = (0..10).map(|index| Content::new(format!("/small{index}.bin"), KB, 7 + index)).collect();
+        let mut catalog = String::new();
+        for file in files.iter().chain(&small) {
+            file.write(&place.files).map_err(|e| format!("{}: {e}", place.files.display()))?;
+            writeln!(catalog, "{0} {1}{0}", file.path, place.files.display()).expect("a string takes all");
+        }
+        let locals = place.scratch.join("locals.txt");
+        fs::write(&locals, catalog).map_err(|e| e.to_string())?;
+        let milliseconds = Duration::from_millis;
+        let pace = match quick {
+            true => Pace { rounds: 3, warmup: milliseconds(50), duration: milliseconds(200) },
+            false => Pace { rounds: 5, warmup: milliseconds(150), duration: milliseconds(600) },
+        };
+        let run = Run { cells: Vec::new(), missing: Vec::new(), quick };
+        Ok(Self { place, builds, files, small, locals, pace, run })
+    }
+
+    /// The pace for files of `size`: large ones need longer for a few whole ones.
+    fn pace(&self, size: u64) -> Pace {
+        match size {
+            _ if size >= 256 * MB => Pace { rounds: 3, warmup: self.pace.warmup * 2, duration: Duration::from_secs(2) },
+            _ if size >= 16 * MB => Pace { duration: self.pace.duration * 3 / 2, ..self.pace },
+            _ => self.pace,
+        }
+    }
+
+    fn file(&self, size: u64) -> &Content {
+        self.files.iter().find(|file| file.len == size).expect("a size of this run")
+    }
+
+    fn record(&mut self, cells: Vec<Cell>) {
+        measure::announce(&cells);
+        self.run.cells.extend(cells);
+    }
+
+    /// Keeps a server that started; one that did not is told and goes missing.
+    fn keep(&mut self, server: Result<Server, String>) -> Option<Server> {
+        server.map_err(|error| self.miss(error)).ok()
+    }
+
+    fn miss(&mut self, reason: String) {
+        eprintln!("missing: {reason}");
+        self.run.missing.push(reason);
+    }
+
+    /// All contestants: by file size, and by number of clients.
+    fn everyone(&mut self) -> Result<(), String> {
+        let origin = self.place.nginx_static(NGINX_STATIC)?;
+        let port = origin.ports[0];
+        let mut servers = Vec::new();
+        for build in self.builds {
+            let part2 = self.place.part2(&name(PART2, build), build, &self.locals, Channel::DEFAULT);
+            servers.extend(self.keep(part2));
+            servers.extend(self.keep(self.place.bound(&name(BOUND, build), build)));
+        }
+        servers.push(origin);
+        servers.extend(self.keep(self.place.nginx_cache(NGINX_CACHE, port)));
+        servers.extend(self.keep(self.place.varnish(VARNISH, port)));
+        for build in self.builds {
+            servers.extend(self.keep(self.place.part1(&name(PART1, build), build, port)));
+        }
+        servers.extend(self.keep(self.place.nginx_pass(NGINX_PASS, port)));
+
+        let sizes: Vec<u64> = self.files.iter().map(|file| file.len).collect();
+        for &size in &sizes {
+            println!("By {BY_SIZE}: {}", crate::report::size(size));
+            self.all(BY_SIZE, size, CLIENTS, &servers, true);
+        }
+        let client_numbers: &[usize] = if self.run.quick { &[64] } else { &[1, 64] };
+        let sizes: Vec<u64> = match self.run.quick {
+            true => vec![KB],
+            false => sizes.into_iter().filter(|&size| size <= 16 * MB).collect(),
+        };
+        for &clients in client_numbers {
+            for &size in &sizes {
+                println!("By number of {BY_CLIENTS}: {clients}, {}", crate::report::size(size));
+                self.all(BY_CLIENTS, size, clients, &servers, false);
+            }
+        }
+        Ok(())
+    }
+
+    fn all(&mut self, series: &'static str, size: u64, clients: usize, servers: &[Server], count: bool) {
+        let entrants = servers.iter().map(|server| Entrant { server, variant: String::new() }).collect();
+        let paths = Paths::One(self.file(size));
+        let group = Group { series, paths, size, clients, entrants };
+        let mut cells = measure::group(&group, self.pace(size));
+        let counted = match count && [KB, MB].contains(&size) {
+            true => measure::count_system_calls(&group, &mut cells, &self.place.scratch),
+            false => Ok(()),
+        };
+        self.record(cells);
+        if let Err(error) = counted {
+            self.miss(format!("system calls: {error}"));
+        }
+    }
+
+    /// Part 2 by size and by number of its segments, beside the bound.
+    fn segments(&mut self) -> Result<(), String> {
+        let segment_sizes =
+            SEGMENT_SIZES.map(|size| Channel { segments: Some(8), segment_size: Some(size), proxies: 1 });
+        let numbers = SEGMENTS.map(|number| Channel { segments: Some(number), ..Channel::DEFAULT });
+        for build in self.builds {
+            let sizes: &[u64] = if self.run.quick { &[MB] } else { &[MB, 16 * MB] };
+            self.channels(BY_SEGMENT_SIZE, build, &segment_sizes, sizes)?;
+        }
+        if !self.run.quick {
+            self.channels(BY_SEGMENTS, &self.builds[0], &numbers, &[MB])?;
+        }
+        Ok(())
+    }
+
+    fn channels(
+        &mut self,
+        series: &'static str,
+        build: &Build,
+        channels: &[Channel],
+        sizes: &[u64],
+    ) -> Result<(), String> {
+        let bound = self.place.bound(&name(BOUND, build), build)?;
+        let mut servers = Vec::new();
+        for &channel in channels {
+            let variant = match series {
+                BY_SEGMENTS => format!("-n {}", channel.segments.unwrap_or_default()),
+                _ => format!("-z {}", channel.segment_size.unwrap_or_default()),
+            };
+            servers.push((self.place.part2(&name(PART2, build), build, &self.locals, channel)?, variant));
+        }
+        for &size in sizes {
+            println!("By {series}: {}", crate::report::size(size));
+            let mut entrants: Vec<_> =
+                servers.iter().map(|(server, variant)| Entrant { server, variant: variant.clone() }).collect();
+            entrants.push(Entrant { server: &bound, variant: String::new() });
+            let paths = Paths::One(self.file(size));
+            let group = Group { series, paths, size, clients: CLIENTS, entrants };
+            let cells = measure::group(&group, self.pace(size));
+            self.record(cells);
+        }
+        Ok(())
+    }
+
+    /// What a large catalog and many proxies cost Part 2.
+    fn growth(&mut self) -> Result<(), String> {
+        let build = &self.builds[0];
+        let label = name(PART2, build);
+        let mut catalogs = Vec::new();
+        for count in [10_u64, 1_000_000] {
+            let locals = self.place.scratch.join(format!("locals-{count}.txt"));
+            let directory = self.place.files.display().to_string();
+            let mut text = String::new();
+            for number in 0..count {
+                let file = &self.small[(number % self.small.len() as u64) as usize].path;
+                writeln!(text, "{} {directory}{file}", numbered(number)).expect("a string takes all");
+            }
+            fs::write(&locals, text).map_err(|e| e.to_string())?;
+            catalogs.push((count, self.place.part2(&label, build, &locals, Channel::DEFAULT)?));
+        }
+        println!("By {BY_CATALOG}");
+        // Each catalog has its own keys, so each is a group of its own; the rounds alternate all the same.
+        let pace = Pace { rounds: 1, ..self.pace };
+        let mut cells: Vec<Cell> = Vec::new();
+        for round in 0..self.pace.rounds {
+            for (index, (count, server)) in catalogs.iter().enumerate() {
+                let entrants = vec![Entrant { server, variant: count.to_string() }];
+                let paths = Paths::Numbered { count: *count, files: &self.small };
+                let group = Group { series: BY_CATALOG, paths, size: KB, clients: CLIENTS, entrants };
+                let more = measure::group(&group, pace);
+                match round {
+                    0 => cells.extend(more),
+                    _ => more.into_iter().for_each(|cell| cells[index].join(cell)),
+                }
+            }
+        }
+        self.record(cells);
+        drop(catalogs);
+
+        let one = self.place.part2(&label, build, &self.locals, Channel::DEFAULT)?;
+        let many = self.place.part2(&label, build, &self.locals, Channel { proxies: 64, ..Channel::DEFAULT })?;
+        for size in [KB, MB] {
+            println!("By number of {BY_PROXIES}: {}", crate::report::size(size));
+            let entrants =
+                [(&one, "1"), (&many, "64")].map(|(server, variant)| Entrant { server, variant: variant.to_owned() });
+            let paths = Paths::One(self.file(size));
+            let group = Group { series: BY_PROXIES, paths, size, clients: 64, entrants: entrants.into() };
+            let cells = measure::group(&group, self.pace(size));
+            self.record(cells);
+        }
+        Ok(())
+    }
+}
