@@ -101,7 +101,8 @@ demo: deps-demo all
 	BIN=$(BIN) scripts/demo.sh
 
 test: deps-test all
-	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) $(CARGO) test --locked --target-dir $(TARGET)
+	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) TARGET=$(TARGET) \
+	    $(CARGO) test --locked --target-dir $(TARGET)
 
 # Both gfservers meet in one run, so each has its own build.
 BENCH_BUILD  := $(BUILD)/bench

@@ -1,10 +1,18 @@
 /*
  * The symbols of gfserver.h over gfproxy's server, which is written in Rust. This file is the only one that defines them,
- * so a linker takes it from the archive only where no provided gfserver.o does.
+ * so a linker takes it from the archive only where no provided gfserver.o came first; they are weak, so that one that
+ * comes later on the link line wins as well.
  */
 #include "gfserver.h"
 
 #include <stdarg.h>
+
+#pragma weak gfserver_init
+#pragma weak gfserver_setopt
+#pragma weak gfserver_serve
+#pragma weak gfserver_stop
+#pragma weak gfs_sendheader
+#pragma weak gfs_send
 
 void gfproxy_gfserver_init(gfserver_t *gfs, int nthreads);
 void gfproxy_gfserver_set_port(gfserver_t *gfs, unsigned short port);

@@ -69,9 +69,11 @@ if ! command -v apt-get >/dev/null || [ "${as_root[*]}" = false ]; then
 fi
 echo "Installing what misses: ${missing[*]}"
 # RUNLEVEL=1 keeps the packages from starting their services: nginx is run by the demo and the tests alone.
-install=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -y)
-"${as_root[@]}" "${install[@]}" update
-"${as_root[@]}" "${install[@]}" install --no-install-recommends "${missing[@]}"
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -y)
+if ! { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "${missing[@]}"; }; then
+    echo "apt-get failed; please install: ${missing[*]}" >&2
+    exit 1
+fi
 probe
 if [ ${#missing[@]} -ne 0 ]; then
     echo "Still missing after apt-get: ${missing[*]}" >&2

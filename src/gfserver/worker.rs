@@ -20,7 +20,7 @@ const MAX_ANSWERED: usize = 4;
 /// How long an idle worker keeps them, in milliseconds.
 const ANSWERED_PATIENCE: u8 = 2;
 /// So many bytes that a client sends behind its request are thrown away at a time.
-const DISCARD_LIMIT: usize = 1 << 20;
+const DISCARD_LIMIT: usize = 16 << 10;
 
 pub(super) struct Worker {
     core: Arc<Core>,
@@ -171,7 +171,7 @@ impl Worker {
 
 /// The connection, unless its client has hung up. Throws away what the client has sent behind its request.
 pub(super) fn unless_hung_up(connection: Connection) -> Option<Connection> {
-    match net::discard(&connection.socket, DISCARD_LIMIT) {
+    match net::discard::<DISCARD_LIMIT>(&connection.socket) {
         Ok(0) => None,
         Ok(_) | Err(Errno::EAGAIN) => Some(connection),
         Err(_) => None,

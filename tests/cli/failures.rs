@@ -31,7 +31,7 @@ fn a_port_in_use() {
 fn an_origin_that_is_no_url() {
     for origin in ["ftp://example.org", "file:///etc", "http://", "example.org:x", "http://a b/", "http://exa mple.org"]
     {
-        fails(Command::new(program("webproxy")).args(["-p", "0", "-s", origin]), &["webproxy", origin]);
+        fails(Command::new(program("webproxy")).args(["-p", "0", "-s", origin]), &["origin", origin, "cannot be used"]);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::static_origin::StaticOrigin;
 /// Around every boundary: nothing, one byte, one segment of 824 bytes, of 5,712, several, and an odd megabyte.
 const SIZES: [usize; 8] = [0, 1, 823, 824, 5712, 65536, 262_145, 1_048_599];
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 enum Part {
     Origin,
     Cache,
@@ -22,6 +22,8 @@ enum Part {
 #[derive(Clone, Debug)]
 struct Kit {
     main: PathBuf,
+    /// What our main is told of the part; the kit has a main for each.
+    defines: &'static [&'static str],
     /// Where its gfserver.h, gfserver.o and gfserver_noasan.o are.
     objects: PathBuf,
     headers: PathBuf,
@@ -32,12 +34,13 @@ struct Kit {
 /// Ours, and the one in `KIT_DIR`.
 fn kits(part: Part) -> Vec<Kit> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (main, folder) = match part {
-        Part::Origin => ("part1_main.c", "server"),
-        Part::Cache => ("part2_main.c", "cache"),
+    let (defines, folder): (&[_], _) = match part {
+        Part::Origin => (&["-DHANDLER=handle_with_file", "-DARG=\"arg\""], "server"),
+        Part::Cache => (&["-DHANDLER=handle_with_cache", "-DARG=\"data\""], "cache"),
     };
     let ours = Kit {
-        main: root.join("tests/c").join(main),
+        main: root.join("tests/c/kit_main.c"),
+        defines,
         objects: built("gfserver.o").parent().expect("a directory").to_owned(),
         headers: root.join("include"),
         steque: None,
@@ -47,6 +50,7 @@ fn kits(part: Part) -> Vec<Kit> {
         let kit = fs::canonicalize(kit).expect("KIT_DIR").join(folder);
         Kit {
             main: kit.join("webproxy.c"),
+            defines: &[],
             objects: kit.clone(),
             headers: kit.clone(),
             steque: Some(kit.join("steque.c")),
@@ -65,7 +69,7 @@ impl Kit {
         let curl = Command::new("pkg-config").args(["--cflags", "--libs", "libcurl"]).output().expect("pkg-config");
         let mut gcc = Command::new("gcc");
         gcc.args(["-Wall", "--std=gnu99", "-g3", "-Werror", "-fPIC", "-I"]).arg(&self.headers).arg("-o").arg(&target);
-        gcc.arg(&self.main).args(&self.steque).arg(built("libgfproxy.a")).arg(object);
+        gcc.args(self.defines).arg(&self.main).args(&self.steque).arg(built("libgfproxy.a")).arg(object);
         gcc.args(["-lpthread", "-lrt"]).args(String::from_utf8(curl.stdout).expect("UTF-8").split_whitespace());
         if asan {
             gcc.args(["-fsanitize=address", "-fno-omit-frame-pointer", "-static-libasan"]);

@@ -1,13 +1,14 @@
 //! What the README says about linking is run as it stands there.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::fixture::{Cache, Files, files};
-use crate::programs::{NOT_FOUND, Program, fetch, ok};
+use crate::programs::{NOT_FOUND, Program, built, fetch, ok};
 use crate::static_origin::StaticOrigin;
 
 fn root() -> &'static Path {
@@ -42,8 +43,9 @@ fn the_c_example_builds_against_the_installed_library_and_serves() {
     let prefix = tempfile::tempdir().expect("a directory");
     let prefix = prefix.path();
     let mut make = Command::new("make");
-    make.current_dir(root()).args(["--no-print-directory", "install"]).arg(format!("PREFIX={}", prefix.display()));
-    run(make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env("KIT", ""));
+    make.current_dir(root()).arg("install").env_remove("MAKEFLAGS").env("PREFIX", prefix).env("KIT", "");
+    // With folders of its own, whatever `make test` was told; cargo finds everything fresh.
+    run(make.env("BIN", prefix.join("made/bin")).env("BUILD", prefix.join("made/build")));
 
     // The origin, the socket and the port are the only things that are not as they stand there.
     let example = block("c")
@@ -89,9 +91,11 @@ fn the_drop_in_guide_works_on_a_kit() {
 fn follow_guide(directory: &Path, fence: &str) -> TempDir {
     let copy = tempfile::tempdir().expect("a directory");
     run(Command::new("cp").arg("-r").arg(directory.join(".")).arg(copy.path()));
+    let gfproxy = tempfile::tempdir().expect("a directory");
+    symlink(built("libgfproxy.a").parent().expect("a directory"), gfproxy.path().join("build")).expect("symlink");
     let mut sh = Command::new("sh");
-    sh.current_dir(copy.path()).args(["-euc", &block(fence)]).env("GFPROXY", root());
-    run(sh.env_remove("MAKEFLAGS").env_remove("MAKELEVEL"));
+    sh.current_dir(copy.path()).args(["-euc", &block(fence)]).env("GFPROXY", gfproxy.path());
+    run(sh.env_remove("MAKEFLAGS"));
     copy
 }
 
