@@ -93,7 +93,7 @@ int main(int argc, char **argv) {
     gfserver_init(&gfs, (int)threads);
     gfserver_setopt(&gfs, GFS_PORT, (unsigned short)port);
     if (address != NULL && gfproxy_gfserver_listen(&gfs, address) != 0) {
-        fprintf(stderr, "webproxy: option -l: %s: no IP address, or a gfserver without this option\n", address);
+        fprintf(stderr, "webproxy: -l (--listen): '%s' is no IP address, or this gfserver takes none\n", address);
         return 2;
     }
     gfserver_setopt(&gfs, GFS_MAXNPENDING, BACKLOG);

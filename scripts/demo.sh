@@ -100,7 +100,7 @@ http {
     server { listen 127.0.0.1:$port; root $work/origin; }
 }
 CONF
-        nginx -e "$work/nginx/error.log" -p "$work/nginx" -c "$work/nginx.conf" &
+        nginx -e "$work/nginx/error.log" -p "$work/nginx" -c "$work/nginx.conf" 2>"$work/nginx/stderr" &
         pid=$!
         running[$pid]=1
         if [ "$(port_of "$pid")" = "$port" ]; then
@@ -109,7 +109,7 @@ CONF
         fi
         end "$pid" || true
     done
-    cat "$work/nginx/error.log" >&2
+    cat "$work/nginx/stderr" >&2
     echo "demo: nginx does not start" >&2
     exit 1
 }

@@ -78,9 +78,21 @@ fn texts_are_not_empty() {
 }
 
 #[test]
+fn an_address_to_listen_on() {
+    for name in WEBPROXIES {
+        for address in ["localhost", "1.2.3", "1.2.3.4:80", "[::1]"] {
+            let line = format!("-l (--listen): '{address}' is no IP address, or this gfserver takes none");
+            refuses(name, &["-p", "0", "-l", address], &line);
+        }
+        refuses(name, &["-l", ""], "-l (--listen): '' is empty");
+        refuses(name, &["--listen"], "-l (--listen) needs a value");
+    }
+}
+
+#[test]
 fn unknown_options_and_arguments() {
     for name in [&WEBPROXIES[..], &CACHEDS, &["fileserver"]].concat() {
-        for unknown in ["-q", "-x", "-l", "-?", "-:"] {
+        for unknown in ["-q", "-x", "-k", "-?", "-:"] {
             refuses(name, &[unknown], &format!("unknown option {unknown}; {name} -h lists all"));
         }
         refuses(name, &["--nonsense"], &format!("unknown or ambiguous option --nonsense; {name} -h lists all"));
@@ -97,6 +109,7 @@ fn unknown_options_and_arguments() {
 fn help_names_every_option_with_default_and_range() {
     let webproxy = [
         "  -p, --port N             listen on this port, 0: any free one [25362; 0 to 65535]",
+        "  -l, --listen ADDRESS     listen on this address alone (our gfserver only)",
         "  -t, --thread-count N     worker threads [8; 1 to 200]",
         "  -s, --server URL         base URL of the origin to relay to",
         "  -n, --segment-count N    shared-memory segments [8; 1 to 4096]",

@@ -40,8 +40,8 @@ fn in_flight(port: u16) -> TcpStream {
 }
 
 /// Waits until no new client is let in.
-fn refuses_clients(webproxy: &mut Program, port: u16) {
-    webproxy.until("refuses clients", |_| TcpStream::connect(("127.0.0.1", port)).is_err());
+fn refuses_clients(webproxy: &mut Program) {
+    webproxy.until("stops listening", |webproxy| !webproxy.listens());
 }
 
 #[test]
@@ -78,7 +78,8 @@ fn transfers_in_flight_are_finished() {
         let port = webproxy.port();
         let stream = in_flight(port);
         webproxy.signal(Signal::SIGTERM);
-        refuses_clients(&mut webproxy, port);
+        refuses_clients(&mut webproxy);
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "a new client was let in");
         assert!(read_body(stream) == FILES[LARGE_PATH], "the file is not whole");
         let ended = webproxy.wait();
         assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
@@ -89,10 +90,7 @@ fn transfers_in_flight_are_finished() {
 fn transfers_beyond_the_limit_are_cut_short() {
     with_each_webproxy(&["--drain-ms", "100"], |mut webproxy| {
         let stream = in_flight(webproxy.port());
-        let ended = {
-            webproxy.signal(Signal::SIGTERM);
-            webproxy.wait()
-        };
+        let ended = webproxy.stop();
         assert_eq!(ended.status.code(), Some(0));
         assert_eq!(ended.stderr, "webproxy: transfers cut short after 100 ms: 1\n");
         let body = read_body(stream);
@@ -104,10 +102,9 @@ fn transfers_beyond_the_limit_are_cut_short() {
 #[test]
 fn a_second_signal_ends_at_once() {
     with_each_webproxy(&["--drain-ms", "60000"], |mut webproxy| {
-        let port = webproxy.port();
-        let _stream = in_flight(port);
+        let _stream = in_flight(webproxy.port());
         webproxy.signal(Signal::SIGTERM);
-        refuses_clients(&mut webproxy, port);
+        refuses_clients(&mut webproxy);
         webproxy.signal(Signal::SIGTERM);
         assert_eq!(webproxy.wait().status.signal(), Some(Signal::SIGTERM as i32));
     });

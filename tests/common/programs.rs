@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// No test waits for a child for that long; one that hangs fails its test.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(180);
 
 /// A program in the directory where `make` put them.
 pub fn program(name: &str) -> PathBuf {
@@ -106,6 +106,11 @@ impl Program {
             port.is_some()
         });
         port.expect("it listens")
+    }
+
+    /// Whether the program listens on any port.
+    pub fn listens(&self) -> bool {
+        listening_port(self.child.id()).is_some()
     }
 
     /// Polls `condition`; panics with the program's output if the program ends before, or after the watchdog's time.

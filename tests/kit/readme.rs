@@ -121,3 +121,18 @@ fn links_lead_somewhere() {
         }
     }
 }
+
+/// The CHANGELOG names every function of the headers.
+#[test]
+fn the_changelog_names_every_function() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect(path);
+    let changelog = read("CHANGELOG.md");
+    for header in ["gfproxy.h", "shm_channel.h", "simplecache.h", "gfserver.h"] {
+        // Declarations begin in the first column, comments and fields do not.
+        let text = read(&format!("include/{header}"));
+        let declarations = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+        for name in declarations.filter_map(|line| line.split_once('(')?.0.rsplit([' ', '*']).next()) {
+            assert!(changelog.contains(&format!("`{name}`")), "CHANGELOG.md: no {name} of {header}");
+        }
+    }
+}
