@@ -80,7 +80,7 @@ fn texts_are_not_empty() {
 #[test]
 fn an_address_to_listen_on() {
     for name in WEBPROXIES {
-        for address in ["localhost", "1.2.3", "1.2.3.4:80", "[::1]"] {
+        for address in ["localhost", "1.2.3", "1.2.3.4:80", "::1::"] {
             let line = format!("-l (--listen): '{address}' is no IP address, or this gfserver takes none");
             refuses(name, &["-p", "0", "-l", address], &line);
         }
