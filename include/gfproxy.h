@@ -142,6 +142,9 @@ void gfproxy_cached_options_init(gfproxy_cached_options_t *options);
  * Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and the
  * workers.
  *
+ * Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It is
+ * told when the daemon is ready (NOTIFY_SOCKET).
+ *
  * `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, a command
  * socket that another daemon serves or that cannot be made, a daemon that was started before.
  *
