@@ -39,8 +39,8 @@ const SEGMENTS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// What a run brought.
 pub struct Run {
     pub cells: Vec<Cell>,
-    /// Who could not take part, or what could not be counted, and why.
-    pub missing: Vec<String>,
+    /// What a reader of the figures must know: who could not take part, what could not be counted, what disturbed.
+    pub notes: Vec<String>,
     pub quick: bool,
 }
 
@@ -67,6 +67,7 @@ struct Plan<'a> {
 pub fn run(builds: &[Build], quick: bool) -> Result<Run, String> {
     let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
     let mut plan = Plan::prepare(directory.path().to_owned(), builds, quick)?;
+    plan.note_load();
     plan.everyone()?;
     plan.segments().unwrap_or_else(|error| plan.miss(error));
     plan.growth().unwrap_or_else(|error| plan.miss(error));
@@ -91,7 +92,7 @@ impl<'a> Plan<'a> {
             true => Pace { rounds: 3, warmup: milliseconds(50), duration: milliseconds(200) },
             false => Pace { rounds: 5, warmup: milliseconds(150), duration: milliseconds(600) },
         };
-        let run = Run { cells: Vec::new(), missing: Vec::new(), quick };
+        let run = Run { cells: Vec::new(), notes: Vec::new(), quick };
         Ok(Self { place, builds, files, small, locals, pace, run })
     }
 
@@ -118,9 +119,22 @@ impl<'a> Plan<'a> {
         server.map_err(|error| self.miss(error)).ok()
     }
 
+    fn note(&mut self, note: String) {
+        eprintln!("{note}");
+        self.run.notes.push(note);
+    }
+
     fn miss(&mut self, reason: String) {
-        eprintln!("missing: {reason}");
-        self.run.missing.push(reason);
+        self.note(format!("missing: {reason}"));
+    }
+
+    /// A machine that is busy with something else measures that too.
+    fn note_load(&mut self) {
+        let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let of_last_minute = averages.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+        if of_last_minute > 0.5 {
+            self.note(format!("the machine was busy before the run: its load average was {of_last_minute:.1}"));
+        }
     }
 
     /// All contestants: by file size, and by number of clients.

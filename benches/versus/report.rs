@@ -89,8 +89,8 @@ fn tables(run: &Run, goals_of_run: &[Goal]) -> String {
     for (name, value) in machine() {
         text += &format!("| {name} | {value} |\n");
     }
-    for missing in &run.missing {
-        text += &format!("\nMissing in this run: {missing}.\n");
+    for note in &run.notes {
+        text += &format!("\nNote: {note}.\n");
     }
     text += "\n## Goals\n";
     text += &goals(goals_of_run);

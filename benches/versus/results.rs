@@ -15,7 +15,7 @@ pub fn write(output: &Path, run: &Run, goals: &[Goal]) -> Result<(), String> {
         "machine": machine().into_iter().map(|(name, text)| (name.to_owned(), Value::from(text)))
             .collect::<serde_json::Map<_, _>>(),
         "quick": run.quick,
-        "missing": run.missing,
+        "notes": run.notes,
         "goals": goals.iter().map(goal).collect::<Vec<_>>(),
         "cells": run.cells.iter().map(cell).collect::<Vec<_>>(),
     });

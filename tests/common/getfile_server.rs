@@ -136,7 +136,7 @@ fn wait_until_read(stream: &TcpStream) {
     let local = stream.local_addr().expect("its own address");
     // A client that has what it needs may have left.
     let Ok(peer) = stream.peer_addr() else { return };
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let sent = queues(local, peer).expect("/proc/net/tcp").is_none_or(|(send, _)| send == 0);
         let read = queues(peer, local).expect("/proc/net/tcp").is_none_or(|(_, receive)| receive == 0);
