@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
 use super::complaints::Complaints;
+use super::crew::Crew;
 use super::instance::Seat;
 use super::parking::{Connection, Parking};
 use super::request::Malformed;
@@ -36,6 +37,7 @@ pub(super) enum Event {
 pub(super) struct Core {
     listener: Listener,
     epoll: Epoll,
+    pub(super) crew: Crew,
     /// Readable from the end on: every worker sees it.
     end_bell: EventFd,
     /// Wakes the housekeeper.
@@ -72,6 +74,7 @@ impl Core {
         Ok(Self {
             listener,
             epoll,
+            crew: Crew::new(seats.len()),
             end_bell,
             house_bell: EventFd::from_flags(flags)?,
             parked: Mutex::default(),
@@ -138,6 +141,18 @@ impl Core {
         }
     }
 
+    /// The worker of `seat` enters its handler.
+    pub(super) fn enter_handler(&self, seat: &Seat) {
+        if self.crew.enter_call(seat.calls()) {
+            self.ring_house();
+        }
+    }
+
+    /// The worker of `seat` has left its handler.
+    pub(super) fn leave_handler(&self, seat: &Seat) {
+        self.crew.leave_call(seat.calls());
+    }
+
     /// Parks a connection until something happens on it or its deadline passes.
     pub(super) fn park(&self, connection: Connection) {
         let mut shed = None;
@@ -201,6 +216,7 @@ impl Core {
         if !self.ending.swap(true, Ordering::AcqRel) {
             self.listener.refuse();
             ring(&self.end_bell);
+            self.crew.end_rest();
             self.ring_house();
         }
     }

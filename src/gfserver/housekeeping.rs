@@ -10,6 +10,8 @@ use nix::sys::time::TimeSpec;
 
 use super::answer::ERROR_HEADER;
 use super::core::Core;
+use super::crew::Watch;
+use super::instance::Seat;
 use super::parking::{Connection, Wait};
 use super::request::Malformed;
 use super::worker::unless_hung_up;
@@ -23,6 +25,7 @@ impl Core {
     /// taken while it sleeps, when it holds no lock, so that a handler may call `gfserver_stop`.
     pub(super) fn keep_house(&self, signals: SigSet) {
         let mut resume_at = None;
+        let mut watch = Watch::default();
         while !self.is_ending() {
             let now = Instant::now();
             self.expire(now);
@@ -33,12 +36,13 @@ impl Core {
             } else if self.accept_paused.load(Ordering::Acquire) {
                 resume_at = resume_at.or(Some(now + ACCEPT_PAUSE));
             }
+            let tick_at = self.crew.watch(&mut watch, self.seats.iter().map(Seat::calls), now);
             let wake_at = {
                 let mut parked = self.parked.lock();
                 parked.wake_at = parked.connections.next_deadline();
                 parked.wake_at
             };
-            self.sleep(wake_at.into_iter().chain(resume_at).min(), signals);
+            self.sleep([wake_at, resume_at, tick_at].into_iter().flatten().min(), signals);
         }
     }
 

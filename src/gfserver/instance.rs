@@ -5,16 +5,18 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
+use nix::unistd::{Pid, gettid};
 use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
 use super::answer::{Ending, Progress};
 use super::core::Core;
+use super::crew::Calls;
 use super::worker::Worker;
 use crate::sys::contexts::{Called, Context};
 use crate::sys::net::{self, Listener};
@@ -46,6 +48,7 @@ pub(crate) enum StartError {
 #[derive(Default)]
 pub(crate) struct Seat {
     progress: Progress,
+    calls: Calls,
     /// The connection that the worker's handler is answering. It is closed only after this is empty again.
     current: Mutex<Option<RawFd>>,
 }
@@ -53,6 +56,10 @@ pub(crate) struct Seat {
 impl Seat {
     pub(super) fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    pub(super) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     pub(super) fn take_up(&self, socket: &OwnedFd) {
@@ -95,7 +102,7 @@ enum State {
 struct Serving {
     core: Arc<Core>,
     /// The thread that is in `gfserver_serve`.
-    thread: ThreadId,
+    thread: Pid,
     workers: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
@@ -149,7 +156,7 @@ impl Instance {
     /// Serves until the end, on `contexts.len()` worker threads. `signals` are those that the calling thread takes.
     pub(crate) fn serve(&self, listener: Listener, contexts: Vec<Context>, signals: SigSet) -> Result<(), StartError> {
         let core = Arc::new(Core::new(listener, Arc::clone(&self.seats))?);
-        let serving = Serving { core, thread: thread::current().id(), workers: Arc::default() };
+        let serving = Serving { core, thread: gettid(), workers: Arc::default() };
         {
             let mut state = self.state.lock();
             if matches!(*state, State::Stopped) {
@@ -184,11 +191,10 @@ impl Instance {
         };
         serving.core.limit_end(Instant::now() + self.settings.lock().stop_timeout);
         serving.core.begin_end();
-        let this = thread::current().id();
-        if serving.thread == this {
+        if serving.thread == gettid() {
             drop(state);
             serving.wind_down(SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::all()));
-        } else if !serving.is_worker(this) {
+        } else if !serving.is_worker() {
             self.stopped.wait_while(&mut state, |state| !matches!(state, State::Stopped));
         }
         true
@@ -197,8 +203,6 @@ impl Instance {
 
 impl Serving {
     fn start_workers(&self, contexts: Vec<Context>) -> Result<(), StartError> {
-        // Locked until all are noted: a handler that calls gfserver_stop at once must find its own thread here.
-        let mut workers = self.workers.lock();
         for (index, context) in contexts.into_iter().enumerate() {
             let worker = Worker::new(Arc::clone(&self.core), index, context);
             self.core.workers.fetch_add(1, Ordering::AcqRel);
@@ -207,13 +211,14 @@ impl Serving {
                 .stack_size(STACK_SIZE)
                 .spawn(move || worker.run())
                 .map_err(|error| StartError::Thread { index, error })?;
-            workers.push(thread);
+            self.workers.lock().push(thread);
         }
         Ok(())
     }
 
-    fn is_worker(&self, thread: ThreadId) -> bool {
-        self.workers.lock().iter().any(|worker| worker.thread().id() == thread)
+    /// Whether the calling thread is a worker.
+    fn is_worker(&self) -> bool {
+        self.core.seats.iter().any(|seat| seat.calls().is_of_this_thread())
     }
 
     /// Waits for the end of the workers. May interrupt itself: a signal handler that runs during the wait does the rest.

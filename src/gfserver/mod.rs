@@ -9,6 +9,7 @@
 //! - [`instance`]: what `gfserver_init` makes: settings, the state from start to stop.
 //! - [`core`]: what a serving instance shares: listener, epoll, parked connections, the end.
 //! - [`worker`]: one worker thread.
+//! - [`crew`]: how many workers are up and about.
 //! - [`housekeeping`]: deadlines and the end, on the thread that called `gfserver_serve`.
 //! - [`parking`]: the parked connections and their deadlines.
 //! - [`answer`]: what may still be sent in answer to a request, and how the connection ends.
@@ -18,6 +19,7 @@
 mod answer;
 mod complaints;
 mod core;
+mod crew;
 mod housekeeping;
 mod instance;
 mod parking;

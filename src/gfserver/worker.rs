@@ -20,7 +20,7 @@ const MAX_ANSWERED: usize = 4;
 /// How long an idle worker keeps them, in milliseconds.
 const ANSWERED_PATIENCE: u8 = 2;
 /// So many bytes that a client sends behind its request are thrown away at a time.
-const DISCARD_LIMIT: usize = 16 << 10;
+const DISCARD: usize = 1024;
 
 pub(super) struct Worker {
     core: Arc<Core>,
@@ -41,6 +41,7 @@ impl Worker {
         let core = Arc::clone(&self.core);
         let _presence = Presence::new(&core);
         self.context.adopt();
+        core.seats[self.index].calls().adopt();
         while self.turn() {}
         for connection in self.answered.drain(..) {
             core.park(connection);
@@ -49,6 +50,10 @@ impl Worker {
 
     /// Waits for one event and does what it asks for. False at the end of the server.
     fn turn(&mut self) -> bool {
+        if self.core.crew.goes_off_duty() {
+            self.part(0);
+            self.core.crew.rest();
+        }
         let patience =
             if self.answered.is_empty() { EpollTimeout::NONE } else { EpollTimeout::from(ANSWERED_PATIENCE) };
         match self.core.wait(patience) {
@@ -59,13 +64,11 @@ impl Worker {
                     self.read(connection);
                     self.accept_more();
                 }
-                self.part(MAX_ANSWERED);
             }
             Event::Parked(place) => {
                 if let Some(connection) = self.core.take(place) {
                     self.attend(connection);
                 }
-                self.part(MAX_ANSWERED);
             }
             Event::Nothing => self.part(0),
             Event::End => return false,
@@ -76,9 +79,6 @@ impl Worker {
     /// Serves connections that have come meanwhile, without the way through the epoll.
     fn accept_more(&mut self) {
         for _ in 1..BURST {
-            if self.core.is_ending() {
-                return;
-            }
             let Some(connection) = self.core.accept() else { return };
             self.read(connection);
         }
@@ -130,7 +130,9 @@ impl Worker {
         };
         let seat = &self.core.seats[self.index];
         seat.take_up(&connection.socket);
+        self.core.enter_handler(seat);
         let called = self.context.call(&connection.socket, line, &words);
+        self.core.leave_handler(seat);
         match seat.leave(&called) {
             Ending::Complete => self.finish(connection),
             Ending::Error => self.answer_error(connection),
@@ -171,7 +173,7 @@ impl Worker {
 
 /// The connection, unless its client has hung up. Throws away what the client has sent behind its request.
 pub(super) fn unless_hung_up(connection: Connection) -> Option<Connection> {
-    match net::discard::<DISCARD_LIMIT>(&connection.socket) {
+    match net::receive(&connection.socket, &mut [0; DISCARD]) {
         Ok(0) => None,
         Ok(_) | Err(Errno::EAGAIN) => Some(connection),
         Err(_) => None,

@@ -1,7 +1,6 @@
 //! TCP sockets: listening, and the calls that a server makes on a client's connection.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -119,17 +118,6 @@ pub(crate) fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
 /// Reads what has arrived, without waiting. 0 is the end of the stream.
 pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize> {
     socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
-}
-
-/// Throws away what has arrived, at most `N` bytes, without copying it and without waiting. 0 is the end of the stream.
-pub(crate) fn discard<const N: usize>(socket: &OwnedFd) -> nix::Result<usize> {
-    // MSG_TRUNC makes a TCP socket discard the bytes and write none (tcp(7)), so this is never touched; NULL would do
-    // for the kernel, but valgrind and its like take it for a bad pointer.
-    let mut untouched = [MaybeUninit::<u8>::uninit(); N];
-    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: the kernel writes at most N bytes to a buffer of N bytes, of which nothing is read here.
-    let count = unsafe { libc::recv(socket.as_raw_fd(), untouched.as_mut_ptr().cast(), N, flags) };
-    Errno::result(count).map(|count| count as usize)
 }
 
 /// Sends a short text without waiting. A client that left, or whose buffer is full, does not get it.

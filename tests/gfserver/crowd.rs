@@ -44,6 +44,20 @@ fn idle_and_slow_connections_hold_no_worker() {
 }
 
 #[test]
+fn handlers_that_wait_do_not_keep_others_from_their_requests() {
+    let server = Server::start(&["-t", "33"]);
+    let held: Vec<TcpStream> = (0..32).map(|_| server.ask("/hold/100")).collect();
+    held.iter().for_each(|_| assert_eq!(server.told("held"), 0));
+    for round in 0..100 {
+        assert_same(&server.get(&format!("/size/{round}")), &ok(round, round));
+    }
+    held.iter().for_each(|_| server.let_go());
+    for stream in held {
+        assert_same(&read_all(stream), &ok(100, 100));
+    }
+}
+
+#[test]
 fn a_crowd_beyond_the_descriptors_loses_its_oldest() {
     let server = Server::start(&["-t", "2", "-n", "64"]);
     let crowd = crowd(&server, 400);

@@ -149,6 +149,19 @@ impl Server {
         fs::read_dir(format!("/proc/{}/{directory}", self.pid())).expect("a running server").count()
     }
 
+    /// The descriptors of a server that serves and has no connection.
+    pub fn idle_descriptors(&self) -> usize {
+        assert_same(&self.get("/size/1"), &ok(1, 1));
+        let (mut count, mut unchanged) = (0, 0);
+        until("the last connection is closed", || {
+            let now = self.count("fd");
+            unchanged = if now == count { unchanged + 1 } else { 0 };
+            count = now;
+            // An answered connection is closed or parked after 2 ms.
+            (unchanged == 100).then_some(count)
+        })
+    }
+
     /// The processor time that the server has used.
     pub fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a running server");

@@ -84,7 +84,7 @@ fn a_client_may_close_its_side_after_the_request() {
 #[test]
 fn probes_leave_nothing_behind() {
     let server = Server::start(&["-t", "2"]);
-    let before = server.count("fd");
+    let before = server.idle_descriptors();
     for _ in 0..50 {
         drop(server.connect());
         let mut partial = server.connect();
@@ -108,7 +108,7 @@ fn what_follows_a_request_does_not_cost_its_answer() {
 #[test]
 fn a_client_with_time_out_is_dropped() {
     let server = Server::start(&["-t", "2"]);
-    let before = server.count("fd");
+    let before = server.idle_descriptors();
     let silent = server.connect();
     let mut slow = server.connect();
     slow.write_all(b"GETFILE GET").expect("a piece");

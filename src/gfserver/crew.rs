@@ -1,0 +1,277 @@
+//! How many workers are on duty.
+//!
+//! Every worker that waits in the epoll is one that a connection may wake, and where all processors are busy that is a
+//! context switch for nothing: a worker that is up takes the next connection when it is through with its own. With eight
+//! workers on two processors it is a quarter of the processor time that a small file takes. So only a few workers are
+//! on duty, and the others rest. That would be wrong of handlers that wait, for a disk, an origin or a slow client:
+//! while many workers are in their handlers, the housekeeper looks now and then whether some of them sleep there. It
+//! takes those off duty, which calls others in, and for a while every call counts as one that waits.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicIsize, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::gettid;
+use parking_lot::{Condvar, Mutex};
+
+/// How soon calls are looked at when many workers are in one, and how seldom where none of them is found waiting.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const SELDOM: Duration = Duration::from_millis(8);
+/// For how long, after one was found waiting, every call is expected to.
+const EXPECTATION: Duration = Duration::from_millis(50);
+
+pub(super) struct Crew {
+    /// As many workers are on duty, those aside whose calls wait.
+    enough: isize,
+    /// From so many workers in calls on, the housekeeper looks at them.
+    many: isize,
+    /// The workers that neither rest nor are in a call that waits. More than enough only until one of them goes to rest.
+    on_duty: AtomicIsize,
+    /// The workers in calls that are not known to wait.
+    in_calls: AtomicIsize,
+    /// Each call counts as one that waits.
+    calls_wait: AtomicBool,
+    /// The housekeeper looks at the calls, or has been rung for.
+    watched: AtomicBool,
+    rest: Mutex<Rest>,
+    called_in: Condvar,
+}
+
+#[derive(Default)]
+struct Rest {
+    resting: usize,
+    /// So many of them have been called in and have not left yet.
+    called: usize,
+    ending: bool,
+}
+
+/// One worker's calls.
+#[derive(Default)]
+pub(super) struct Calls {
+    /// The number of the call, and in the lowest bits whether it goes on, and whether it counts as one that waits.
+    state: AtomicU32,
+    /// The worker's thread.
+    thread: AtomicI32,
+}
+
+const STATE: u32 = 3;
+const IN_CALL: u32 = 1;
+const WAITS: u32 = 2;
+const NEXT: u32 = 4;
+
+impl Calls {
+    /// The calling thread is the worker's.
+    pub(super) fn adopt(&self) {
+        self.thread.store(gettid().as_raw(), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_of_this_thread(&self) -> bool {
+        self.thread.load(Ordering::Relaxed) == gettid().as_raw()
+    }
+
+    /// Whether the worker sleeps, and does not run or wait for a processor. Where /proc cannot tell, it may.
+    fn sleeps(&self) -> bool {
+        let mut buffer = [0; 64];
+        let stat = format!("/proc/self/task/{}/stat", self.thread.load(Ordering::Relaxed));
+        let length = File::open(stat).and_then(|mut stat| stat.read(&mut buffer)).unwrap_or(0);
+        // "17 (name) S ...", see proc_pid_stat(5).
+        let state = buffer[..length].iter().position(|byte| *byte == b')').and_then(|at| buffer.get(at + 2));
+        state != Some(&b'R')
+    }
+}
+
+/// The housekeeper's memory between two looks.
+#[derive(Default)]
+pub(super) struct Watch {
+    next_look: Option<Instant>,
+    interval: Duration,
+    expectation_ends: Option<Instant>,
+}
+
+impl Crew {
+    pub(super) fn new(workers: usize) -> Self {
+        Self::for_processors(workers, thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    fn for_processors(workers: usize, processors: usize) -> Self {
+        let [workers, processors] = [workers, processors].map(|count| isize::try_from(count).unwrap_or(isize::MAX / 2));
+        Self {
+            // Two for each processor: some handlers wait a little, too short to be noticed.
+            enough: 2 * processors,
+            many: processors + 1,
+            on_duty: AtomicIsize::new(workers),
+            in_calls: AtomicIsize::new(0),
+            calls_wait: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            rest: Mutex::default(),
+            called_in: Condvar::new(),
+        }
+    }
+
+    /// Whether the calling worker is one too many on duty: then it is off duty, and must [`Self::rest`].
+    pub(super) fn goes_off_duty(&self) -> bool {
+        self.on_duty
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |on_duty| (on_duty > self.enough).then(|| on_duty - 1))
+            .is_ok()
+    }
+
+    /// Rests until the worker is called in, or until the end.
+    pub(super) fn rest(&self) {
+        let mut rest = self.rest.lock();
+        rest.resting += 1;
+        self.called_in.wait_while(&mut rest, |rest| rest.called == 0 && !rest.ending);
+        rest.resting -= 1;
+        rest.called = rest.called.saturating_sub(1);
+    }
+
+    /// One worker less is on duty: calls another one in, if one rests.
+    fn replace_one(&self) {
+        if self.on_duty.fetch_sub(1, Ordering::SeqCst) > self.enough {
+            return;
+        }
+        let mut rest = self.rest.lock();
+        if rest.called < rest.resting {
+            rest.called += 1;
+            self.on_duty.fetch_add(1, Ordering::SeqCst);
+            self.called_in.notify_one();
+        }
+    }
+
+    /// Sends everybody home.
+    pub(super) fn end_rest(&self) {
+        self.rest.lock().ending = true;
+        self.called_in.notify_all();
+    }
+
+    /// The worker enters its handler. True where the housekeeper must be rung for.
+    pub(super) fn enter_call(&self, calls: &Calls) -> bool {
+        let next = (calls.state.load(Ordering::Relaxed) & !STATE).wrapping_add(NEXT);
+        if self.calls_wait.load(Ordering::Relaxed) {
+            calls.state.store(next | WAITS, Ordering::Release);
+            self.replace_one();
+            return false;
+        }
+        calls.state.store(next | IN_CALL, Ordering::Release);
+        // In this order: a watch that ends looks at the count after everybody can see the end.
+        self.in_calls.fetch_add(1, Ordering::SeqCst) + 1 >= self.many
+            && !self.watched.load(Ordering::SeqCst)
+            && !self.watched.swap(true, Ordering::SeqCst)
+    }
+
+    /// The worker has left its handler.
+    pub(super) fn leave_call(&self, calls: &Calls) {
+        if calls.state.fetch_and(!STATE, Ordering::AcqRel) & STATE == WAITS {
+            self.on_duty.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.in_calls.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The housekeeper's look at the calls, where it is due. Returns when to look again, if that is needed.
+    pub(super) fn watch<'a>(
+        &self,
+        watch: &mut Watch,
+        calls: impl Iterator<Item = &'a Calls>,
+        now: Instant,
+    ) -> Option<Instant> {
+        if !self.watched.load(Ordering::SeqCst) {
+            return None;
+        }
+        if now < *watch.next_look.get_or_insert(now + FIRST_LOOK) {
+            return watch.next_look;
+        }
+        watch.expectation_ends = watch.expectation_ends.filter(|end| now < *end);
+        if self.replace_waiting(calls) {
+            watch.expectation_ends = Some(now + EXPECTATION);
+        }
+        self.calls_wait.store(watch.expectation_ends.is_some(), Ordering::Relaxed);
+        self.watched.store(false, Ordering::SeqCst);
+        let needed = self.in_calls.load(Ordering::SeqCst) >= self.many || watch.expectation_ends.is_some();
+        if needed {
+            self.watched.store(true, Ordering::SeqCst);
+            watch.interval = (watch.interval * 2).clamp(FIRST_LOOK, SELDOM);
+            watch.next_look = watch.expectation_ends.or(Some(now + watch.interval));
+        } else {
+            *watch = Watch::default();
+        }
+        watch.next_look
+    }
+
+    /// Takes the workers off duty that sleep in their calls. Whether there were any.
+    fn replace_waiting<'a>(&self, calls: impl Iterator<Item = &'a Calls>) -> bool {
+        let mut any = false;
+        for calls in calls {
+            let current = calls.state.load(Ordering::Acquire);
+            if current & STATE == IN_CALL && calls.sleeps() {
+                let waits = current & !STATE | WAITS;
+                // Fails where the call has ended meanwhile.
+                if calls.state.compare_exchange(current, waits, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    self.in_calls.fetch_sub(1, Ordering::SeqCst);
+                    self.replace_one();
+                    any = true;
+                }
+            }
+        }
+        any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four workers on one processor, two of them on duty.
+    fn crew() -> (Crew, [Calls; 4]) {
+        let crew = Crew::for_processors(4, 1);
+        assert!(crew.goes_off_duty() && crew.goes_off_duty() && !crew.goes_off_duty());
+        // As if two threads were in `rest`.
+        crew.rest.lock().resting = 2;
+        (crew, Default::default())
+    }
+
+    fn called(crew: &Crew) -> usize {
+        crew.rest.lock().called
+    }
+
+    #[test]
+    fn a_worker_that_sleeps_in_its_call_is_replaced_and_comes_back() {
+        let (crew, calls) = crew();
+        let mut watch = Watch::default();
+        // This thread runs, and no thread has the number 0.
+        calls[0].adopt();
+        assert!(!crew.enter_call(&calls[1]));
+        assert!(crew.enter_call(&calls[0]), "all who are on duty are in calls");
+        let start = Instant::now();
+        let look = crew.watch(&mut watch, calls.iter(), start).expect("the first look is to come");
+        assert_eq!((look, called(&crew)), (start + FIRST_LOOK, 0));
+        let end = crew.watch(&mut watch, calls.iter(), look).expect("calls wait");
+        assert_eq!((end, called(&crew)), (look + EXPECTATION, 1));
+        // One after another comes in, while calls wait.
+        crew.rest.lock().resting = 3;
+        crew.enter_call(&calls[2]);
+        assert_eq!(called(&crew), 2);
+        calls[..3].iter().for_each(|calls| crew.leave_call(calls));
+        assert!(crew.goes_off_duty() && crew.goes_off_duty() && !crew.goes_off_duty(), "two were called in");
+        assert_eq!(crew.watch(&mut watch, calls.iter(), end), None);
+        crew.enter_call(&calls[1]);
+        assert_eq!(called(&crew), 2, "calls are expected to be short again");
+    }
+
+    #[test]
+    fn workers_that_run_are_left_alone_and_looked_at_seldom() {
+        let (crew, calls) = crew();
+        calls.iter().for_each(Calls::adopt);
+        let (mut watch, mut now) = (Watch::default(), Instant::now());
+        crew.enter_call(&calls[0]);
+        crew.enter_call(&calls[1]);
+        for _ in 0..6 {
+            let next = crew.watch(&mut watch, calls.iter(), now).expect("still in their calls");
+            assert!(next - now <= SELDOM);
+            now = next;
+        }
+        assert_eq!(crew.watch(&mut watch, calls.iter(), now), Some(now + SELDOM));
+        assert_eq!(called(&crew), 0);
+    }
+}
