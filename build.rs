@@ -29,7 +29,7 @@ fn main() {
 /// What C alone can say: a variadic function and weak symbols. Each is a member of its own in the archive, so a linker
 /// takes it only where the program (or a provided gfserver.o, steque.o) does not define the same symbols.
 fn compile_shims() {
-    let mut shims = vec!["c/steque.c", "c/compat.c"];
+    let mut shims = vec!["c/steque.c", "c/compat.c", "c/simplecache.c"];
     if env::var_os("CARGO_FEATURE_GFSERVER").is_some() {
         shims.push("c/gfserver.c");
     }

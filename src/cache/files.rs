@@ -3,24 +3,31 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use log::warn;
 use lru::LruCache;
-use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
 use super::catalog::Catalog;
 use crate::channel::{OpenFile, StoreError, Validator};
 
-/// For so long an open descriptor is used without a look at whether its path leads to another file by now.
+/// For so long an open descriptor is used without a look at whether its path leads to another file by now, unless the
+/// file has no name any more.
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// At most so many descriptors are kept, whatever the limit allows.
-const MOST: u64 = 16384;
+const MOST_KEPT: usize = 16384;
+
+/// The time stamps of files stand still for so long at most: a clock tick, on kernels that have nothing finer.
+const TICK: Duration = Duration::from_millis(10);
+/// So often a file is looked at again that was written within the last tick.
+const SETTLE: u32 = 10;
 
 #[derive(Debug)]
 struct Kept {
@@ -33,14 +40,22 @@ struct Kept {
 pub struct Files {
     catalog: Catalog,
     kept: Mutex<LruCache<u32, Kept>>,
+    /// Beyond so many open files, those of transfers included, fewer are kept.
+    most_open: usize,
+    /// One bit an entry: whether the log has been told that it cannot be opened.
+    told: Box<[AtomicU64]>,
 }
 
 impl Files {
-    /// Half of the descriptors that the process may have are kept for files; the rest is for proxies and what else it does.
+    /// Keeps files open on up to half of the descriptors that the process may have.
     pub fn new(catalog: Catalog) -> Self {
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let most = NonZeroUsize::new((limit / 2).clamp(1, MOST) as usize).unwrap_or(NonZeroUsize::MIN);
-        Self { catalog, kept: Mutex::new(LruCache::new(most)) }
+        Self::with_limit(catalog, OpenFile::most())
+    }
+
+    fn with_limit(catalog: Catalog, most_open: usize) -> Self {
+        let most_kept = NonZeroUsize::new((most_open / 3 * 2).min(MOST_KEPT)).unwrap_or(NonZeroUsize::MIN);
+        let told = (0..catalog.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self { catalog, kept: Mutex::new(LruCache::new(most_kept)), most_open, told }
     }
 
     /// The catalog.
@@ -53,34 +68,48 @@ impl Files {
         let entry = self.catalog.find(key).ok_or(StoreError::NotFound)?;
         let kept = self.kept.lock().get(&entry).map(|kept| (Arc::clone(&kept.file), kept.checked));
         if let Some((file, checked)) = kept
-            && file.is_unchanged()
+            && let Ok(now) = file.file().metadata()
+            && Validator::of(&now) == *file.validator()
         {
-            if checked.elapsed() < RECHECK {
+            // A file that was replaced or removed has no name, as a rule.
+            if now.nlink() > 0 && checked.elapsed() < RECHECK {
                 return Ok(file);
             }
-            let path = self.catalog.path(entry);
-            if std::fs::metadata(&path).is_ok_and(|now| Validator::of(&now) == *file.validator()) {
+            let named = std::fs::metadata(self.catalog.path(entry));
+            if named.is_ok_and(|named| Validator::of(&named) == *file.validator()) {
                 self.keep(entry, Arc::clone(&file));
                 return Ok(file);
             }
         }
+        self.open_path(entry)
+    }
+
+    fn open_path(&self, entry: u32) -> Result<Arc<OpenFile>, StoreError> {
         let path = self.catalog.path(entry);
-        match open_regular(&path) {
+        self.make_room();
+        let opened = loop {
+            match open_regular(&path) {
+                Err(error) if is_shortage(&error) && self.close_some() => {}
+                opened => break opened,
+            }
+        };
+        match opened {
             Ok(file) => {
                 let file = Arc::new(file);
                 self.keep(entry, Arc::clone(&file));
+                self.mark(entry, false);
                 Ok(file)
             }
             Err(error) => {
                 self.kept.lock().pop(&entry);
-                warn!("{}: {error}", path.display());
+                if !self.mark(entry, true) {
+                    warn!("{}: {error}", path.display());
+                }
                 // What is not there and what may not be seen look the same from outside.
-                Err(match error.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO) => {
-                        StoreError::Failed(error.to_string())
-                    }
-                    _ => StoreError::NotFound,
-                })
+                let failed = is_shortage(&error)
+                    || matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EIO))
+                    || error.kind() == io::ErrorKind::ResourceBusy;
+                Err(if failed { StoreError::Failed(error.to_string()) } else { StoreError::NotFound })
             }
         }
     }
@@ -89,14 +118,174 @@ impl Files {
         // What falls out is closed after the lock, and once no transfer uses it.
         let _evicted = self.kept.lock().push(entry, Kept { file, checked: Instant::now() });
     }
+
+    /// Closes the files that were used least recently, until one more fits.
+    fn make_room(&self) {
+        while OpenFile::count() >= self.most_open {
+            let evicted = self.kept.lock().pop_lru();
+            if evicted.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Closes half of the kept files. False if none is kept.
+    pub fn close_some(&self) -> bool {
+        let mut kept = self.kept.lock();
+        let some = kept.len().div_ceil(2);
+        let evicted: Vec<_> = (0..some).filter_map(|_| kept.pop_lru()).collect();
+        drop(kept);
+        !evicted.is_empty()
+    }
+
+    /// Notes whether the log was told of an entry; returns what was noted before.
+    fn mark(&self, entry: u32, told: bool) -> bool {
+        let (word, bit) = (&self.told[entry as usize / 64], 1 << (entry % 64));
+        let before = if told { word.fetch_or(bit, Ordering::Relaxed) } else { word.fetch_and(!bit, Ordering::Relaxed) };
+        before & bit != 0
+    }
 }
 
-/// Opens a regular file and nothing else: opening a FIFO could wait, opening a device could do something.
+/// Whether an error means that descriptors have run out.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Opens a regular file and nothing else: opening a FIFO could wait, opening a device could do something. The file was
+/// last written at least a tick ago: a write from now on changes its time, and so can be seen.
 pub(crate) fn open_regular(path: &Path) -> io::Result<OpenFile> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    settle(|| file.metadata()?.modified())?;
     OpenFile::new(file)
+}
+
+/// Waits until a file's time is a tick old.
+fn settle(modified: impl Fn() -> io::Result<SystemTime>) -> io::Result<()> {
+    for _ in 0..SETTLE {
+        let modified = modified()?;
+        match SystemTime::now().duration_since(modified).map(|age| TICK.saturating_sub(age)) {
+            Ok(left) if !left.is_zero() => thread::sleep(left),
+            // Old enough, or in the future, which says nothing about when it was written.
+            _ => return Ok(()),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "is being written all the time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::catalog::Faults;
+    use super::*;
+
+    /// Files `/0`, `/1`, ... with their own number in them.
+    fn files(directory: &Path, count: usize, limit: usize) -> Files {
+        let mut locals = String::new();
+        for i in 0..count {
+            fs::write(directory.join(i.to_string()), i.to_string()).expect("a file");
+            locals += &format!("/{i} {i}\n");
+        }
+        let path = directory.join("locals.txt");
+        fs::write(&path, locals).expect("locals.txt");
+        Files::with_limit(Catalog::load(&path, Faults::Refuse).expect("well formed"), limit)
+    }
+
+    fn read(file: &OpenFile) -> String {
+        let mut buffer = [0; 64];
+        let len = std::os::unix::fs::FileExt::read_at(file.file(), &mut buffer, 0).expect("read");
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    }
+
+    #[test]
+    fn two_thirds_of_the_limit_are_kept_and_the_least_recently_used_goes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        // No test of this process has so many files open that they would count against 4,000.
+        let files = files(directory.path(), 10, 4000);
+        files.kept.lock().resize(NonZeroUsize::new(4).expect("not zero"));
+        for i in 0..10 {
+            assert_eq!(read(&files.open(format!("/{i}").as_bytes()).expect("it is there")), i.to_string());
+        }
+        assert_eq!(files.kept.lock().iter().map(|(&entry, _)| entry).collect::<Vec<_>>(), [9, 8, 7, 6]);
+        assert_eq!(Files::with_limit(empty(), 768).kept.lock().cap().get(), 512);
+        assert_eq!(Files::with_limit(empty(), 1 << 20).kept.lock().cap().get(), MOST_KEPT);
+        assert_eq!(Files::with_limit(empty(), 0).kept.lock().cap().get(), 1);
+    }
+
+    fn empty() -> Catalog {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        Catalog::load(file.path(), Faults::Refuse).expect("empty")
+    }
+
+    #[test]
+    fn kept_files_make_room_for_those_of_transfers() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut files = files(directory.path(), 8, 4000);
+        let running: Vec<_> = (0..4).map(|i| files.open(format!("/{i}").as_bytes()).expect("it is there")).collect();
+        // From here on there is room for no file that is not in use.
+        files.most_open = 0;
+        for i in 4..8 {
+            files.open(format!("/{i}").as_bytes()).expect("it is there");
+            assert_eq!(files.kept.lock().len(), 1);
+        }
+        assert_eq!(running.iter().map(|file| read(file)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    }
+
+    #[test]
+    fn a_file_is_opened_once_until_it_changes_or_goes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = files(directory.path(), 1, 4000);
+        let path = directory.path().join("0");
+        let first = files.open(b"/0").expect("it is there");
+        assert!(Arc::ptr_eq(&first, &files.open(b"/0").expect("it is there")));
+        fs::write(&path, "changed in place").expect("write");
+        assert_eq!(read(&files.open(b"/0").expect("it is there")), "changed in place");
+        let other = directory.path().join("other");
+        fs::write(&other, "replaced by rename").expect("write");
+        fs::rename(&other, &path).expect("rename");
+        assert_eq!(read(&files.open(b"/0").expect("it is there")), "replaced by rename");
+        fs::remove_file(&path).expect("remove");
+        assert!(matches!(files.open(b"/0"), Err(StoreError::NotFound)));
+        assert_eq!(files.kept.lock().len(), 0);
+        assert_eq!(read(&first), "changed in place", "a transfer goes on with the inode that it began with");
+    }
+
+    #[test]
+    fn the_log_is_told_once_of_a_file_that_cannot_be_opened() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = files(directory.path(), 65, 4000);
+        fs::remove_file(directory.path().join("64")).expect("remove");
+        files.open(b"/64").expect_err("it is gone");
+        assert!(files.mark(64, true), "told by the first failure");
+        assert!(!files.mark(63, false));
+        fs::write(directory.path().join("64"), "back").expect("write");
+        files.open(b"/64").expect("it is back");
+        assert!(!files.mark(64, false), "forgotten by the success");
+    }
+
+    #[test]
+    fn a_file_written_just_now_is_opened_a_tick_later() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("young");
+        for _ in 0..3 {
+            fs::write(&path, "young").expect("write");
+            let file = open_regular(&path).expect("it is there");
+            let written = file.file().metadata().and_then(|metadata| metadata.modified()).expect("a time");
+            assert!(written.elapsed().expect("not in the future") >= TICK);
+        }
+        let future = SystemTime::now() + Duration::from_secs(3600);
+        fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(future)).expect("utimes");
+        open_regular(&path).expect("a time in the future keeps nobody waiting");
+    }
+
+    #[test]
+    fn a_file_that_is_written_all_the_time_is_busy() {
+        let error = settle(|| Ok(SystemTime::now())).expect_err("it is never a tick old");
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        settle(|| Ok(SystemTime::now() - TICK)).expect("it is a tick old");
+    }
 }

@@ -5,18 +5,21 @@
 
 mod catalog;
 mod files;
+mod line;
+mod simple;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{mem, thread};
 
-use log::info;
+use log::{info, warn};
 use parking_lot::{Mutex, RwLock};
 
 use crate::channel::{OpenFile, Server, ServerConfig, ServerError, Store, StoreError};
-pub use catalog::{Catalog, LoadError};
+pub use catalog::{Catalog, Faults, LoadError};
 pub use files::Files;
+pub(crate) use simple::SimpleCache;
 
 /// How a daemon is set up.
 #[derive(Clone, Debug)]
@@ -54,6 +57,10 @@ impl Store for LocalFiles {
         let files = Arc::clone(&self.files.read());
         files.open(key)
     }
+
+    fn close_some(&self) {
+        self.files.read().close_some();
+    }
 }
 
 /// A running cache daemon. Dropping it stops it.
@@ -61,23 +68,28 @@ pub struct Daemon {
     locals: PathBuf,
     store: Arc<LocalFiles>,
     server: Mutex<Option<Server>>,
+    /// Held while a locals file is loaded again, so that of two reloads the later one stays.
+    reloading: Mutex<()>,
 }
 
 impl Daemon {
-    /// Loads the locals file and serves it.
+    /// Loads the locals file and serves it. Lines that are no entries are skipped: there is nothing to fall back on.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let files = load(&config.locals)?;
+        let files = load(&config.locals, Faults::Skip)?;
         let store = Arc::new(LocalFiles { delay: config.delay, files: RwLock::new(files) });
         let server = Server::start(&config.server, Arc::clone(&store) as Arc<dyn Store>)?;
         info!("serving on {}", config.server.socket.display());
-        Ok(Self { locals: config.locals, store, server: Mutex::new(Some(server)) })
+        Ok(Self { locals: config.locals, store, server: Mutex::new(Some(server)), reloading: Mutex::default() })
     }
 
-    /// Loads the locals file again. Transfers that have begun end on the old files; if it cannot be loaded, the old one
-    /// stays in force.
+    /// Loads the locals file again. Transfers that have begun end on the old files. If it cannot be read, or has a line
+    /// that is no entry, the files loaded before stay.
     pub fn reload(&self) -> Result<(), LoadError> {
-        let files = load(&self.locals)?;
-        *self.store.files.write() = files;
+        let _alone = self.reloading.lock();
+        let files = load(&self.locals, Faults::Refuse)?;
+        let old = mem::replace(&mut *self.store.files.write(), files);
+        // Not under the lock: a large table takes its time to go.
+        drop(old);
         Ok(())
     }
 
@@ -89,10 +101,14 @@ impl Daemon {
     }
 }
 
-fn load(locals: &std::path::Path) -> Result<Arc<Files>, LoadError> {
+fn load(locals: &Path, faults: Faults) -> Result<Arc<Files>, LoadError> {
     let begun = Instant::now();
-    let catalog = Catalog::load(locals)?;
-    let (entries, skipped, ms) = (catalog.len(), catalog.skipped(), begun.elapsed().as_millis());
-    info!("{}: {entries} entries, {skipped} lines skipped, in {ms} ms", locals.display());
+    let catalog = Catalog::load(locals, faults)?;
+    let (entries, ms) = (catalog.len(), begun.elapsed().as_millis());
+    if entries == 0 {
+        warn!("{}: no entries", locals.display());
+    } else {
+        info!("{}: {entries} entries, loaded in {ms} ms", locals.display());
+    }
     Ok(Arc::new(Files::new(catalog)))
 }

@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::layout::Validator;
 
@@ -11,6 +14,9 @@ use super::layout::Validator;
 pub trait Store: Send + Sync {
     /// The file behind `key`, any bytes, as it is now.
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError>;
+
+    /// Descriptors have run out: closes files that are kept open in case they are asked for again, where there are any.
+    fn close_some(&self) {}
 }
 
 /// Why there is no file.
@@ -23,6 +29,9 @@ pub enum StoreError {
     #[error("{0}")]
     Failed(String),
 }
+
+/// The [`OpenFile`]s of this process.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// An open regular file and the state that it had when it was opened.
 #[derive(Debug)]
@@ -38,7 +47,24 @@ impl OpenFile {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
+        OPEN.fetch_add(1, Ordering::Relaxed);
         Ok(Self { file, validator: Validator::of(&metadata) })
+    }
+
+    /// How many there are in this process, each a descriptor.
+    pub fn count() -> usize {
+        OPEN.load(Ordering::Relaxed)
+    }
+
+    /// How many there should be at most: three quarters of the descriptors that the process may have, and at least 32
+    /// fewer than those. The rest is for proxies and what else it does.
+    pub fn most() -> usize {
+        static MOST: LazyLock<usize> = LazyLock::new(|| {
+            let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            (limit / 4 * 3).min(limit.saturating_sub(32))
+        });
+        *MOST
     }
 
     /// The file, to be read by position only: many threads share its offset.
@@ -54,6 +80,12 @@ impl OpenFile {
     /// Whether it still has that state.
     pub fn is_unchanged(&self) -> bool {
         self.file.metadata().is_ok_and(|now| Validator::of(&now) == self.validator)
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

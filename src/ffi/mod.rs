@@ -6,6 +6,7 @@ mod gfserver;
 mod handlers;
 mod process;
 mod shm_channel;
+mod simplecache;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

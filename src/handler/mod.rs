@@ -168,12 +168,12 @@ impl Proxy {
         connection.set_timeouts(self.settings.linger, self.settings.stall);
         let (outcome, via) = match route {
             Route::Origin => {
-                (self.from_origin(path, origin, connection, |o, path, reply| o.serve(path, reply)), "origin")
+                (self.over_origin(path, origin, connection, |o, path, reply| o.serve(path, reply)), "origin")
             }
-            Route::Cache => (self.from_cache(path, connection), "cache"),
-            Route::CacheThenOrigin => match self.from_cache(path, connection) {
+            Route::Cache => (self.over_cache(path, connection), "cache"),
+            Route::CacheThenOrigin => match self.over_cache(path, connection) {
                 // What many ask for at once and the cache does not have: one request to the origin for all.
-                Outcome::NotFound => (self.from_origin(path, origin, connection, Origin::serve_coalesced), "origin"),
+                Outcome::NotFound => (self.over_origin(path, origin, connection, Origin::serve_coalesced), "origin"),
                 outcome => (outcome, "cache"),
             },
         };
@@ -181,7 +181,7 @@ impl Proxy {
         outcome
     }
 
-    fn from_cache(&self, path: &[u8], connection: &mut dyn Connection) -> Outcome {
+    fn over_cache(&self, path: &[u8], connection: &mut dyn Connection) -> Outcome {
         let client = match self.channel() {
             Ok(client) => client,
             Err(error) => return Outcome::Failed(error.to_string()),
@@ -204,7 +204,7 @@ impl Proxy {
         }
     }
 
-    fn from_origin(
+    fn over_origin(
         &self,
         path: &[u8],
         url: Option<&str>,

@@ -47,8 +47,8 @@ impl Settings {
     /// The defaults, but for what `GFPROXY_ORIGIN`, `GFPROXY_SOCKET`, `GFPROXY_SEGMENTS`, `GFPROXY_SEGMENT_SIZE`,
     /// `GFPROXY_CACHE_WAIT_MS` and `GFPROXY_STALL_MS` say.
     pub(crate) fn from_environment() -> Result<Self, SettingsError> {
-        let mut settings = Self::default();
-        settings.origin = env::var("GFPROXY_ORIGIN").ok().filter(|url| !url.is_empty());
+        let origin = env::var("GFPROXY_ORIGIN").ok().filter(|url| !url.is_empty());
+        let mut settings = Self { origin, ..Self::default() };
         if let Some(socket) = env::var_os("GFPROXY_SOCKET").filter(|path| !path.is_empty()) {
             settings.channel.socket = PathBuf::from(socket);
         }

@@ -97,6 +97,7 @@ impl Boss {
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {
                     warn!("cannot accept a proxy: {error}");
+                    self.shared.store.close_some();
                     self.listen_for(EpollFlags::empty());
                     self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
                 }

@@ -1,5 +1,6 @@
 //! One connected proxy as the daemon sees it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -14,6 +15,9 @@ use crate::sys::seqpacket::SeqPacket;
 
 /// A file whose transfer stopped before its end, and when. The transfer goes on with it, whatever the store says then.
 type Parked = (Arc<OpenFile>, Instant);
+
+/// The most parked transfers whose files a session holds; beyond it the oldest is let go of.
+const MOST_PARKED: usize = 1024;
 
 /// How many requests of a session are being served, and whether its socket is armed for more.
 #[derive(Debug)]
@@ -30,7 +34,7 @@ pub(crate) struct Session {
     pub(crate) arena: Arena,
     /// For each segment, in private memory: a lease runs on its control words, and no second one may.
     leased: Box<[AtomicBool]>,
-    parked: Mutex<Vec<Parked>>,
+    parked: Mutex<VecDeque<Parked>>,
     turns: Mutex<Turns>,
     ended: AtomicBool,
 }
@@ -52,19 +56,24 @@ impl Session {
         self.leased[usize::from(lead)].store(false, Ordering::Release);
     }
 
-    /// Keeps the file of a transfer that stops before its end; of as many transfers as there are segments.
+    /// Keeps the file of a transfer that stops before its end. While descriptors are scarce the number of files that are
+    /// held this way does not grow.
     pub(crate) fn park(&self, file: &Arc<OpenFile>) {
         let mut parked = self.parked.lock();
-        parked.retain(|(other, _)| other.validator() != file.validator());
-        if parked.len() == self.leased.len() {
-            parked.remove(0);
+        let same = parked.iter().find(|(other, _)| other.validator() == file.validator());
+        let file = Arc::clone(same.map_or(file, |(other, _)| other));
+        let scarce = OpenFile::count() > OpenFile::most();
+        if parked.len() == MOST_PARKED || (scarce && !parked.is_empty()) {
+            parked.pop_front();
         }
-        parked.push((Arc::clone(file), Instant::now()));
+        parked.push_back((file, Instant::now()));
     }
 
-    /// The parked file in this state.
-    pub(crate) fn parked(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
-        self.parked.lock().iter().find(|(file, _)| file.validator() == wanted).map(|(file, _)| Arc::clone(file))
+    /// The file of one parked transfer, in this state.
+    pub(crate) fn take_parked(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
+        let mut parked = self.parked.lock();
+        let at = parked.iter().position(|(file, _)| file.validator() == wanted)?;
+        parked.remove(at).map(|(file, _)| file)
     }
 
     /// Lets go of files whose transfers parked before `limit`.

@@ -128,7 +128,7 @@ fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), V
 impl Lease<'_> {
     /// The file that the request asks for, or how the lease ends without it.
     fn open(&self, get: &Get<'_>) -> Result<Arc<OpenFile>, Kind> {
-        if let Some(file) = get.validator.and_then(|wanted| self.session.parked(&wanted))
+        if let Some(file) = get.validator.and_then(|wanted| self.session.take_parked(&wanted))
             && get.offset <= file.validator().len
         {
             return Ok(file);

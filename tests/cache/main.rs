@@ -1,0 +1,15 @@
+//! The cache daemon's files: what a locals file may say, what becomes of odd files, reloads under load, and how much
+//! memory and how many descriptors it takes. Real processes, asked over GETFILE.
+
+#[path = "../common/fixture.rs"]
+mod fixture;
+#[path = "../common/programs.rs"]
+mod programs;
+
+mod c_interface;
+mod descriptors;
+mod in_place;
+mod odd_files;
+mod pair;
+mod reload;
+mod size;

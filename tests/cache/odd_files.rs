@@ -1,0 +1,155 @@
+//! What is served, and what is not, of all that a path can lead to.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, mkfifo};
+use tempfile::TempDir;
+
+use crate::pair::{Pair, replace};
+use crate::programs::{ERROR, NOT_FOUND, Program, ok, program};
+
+fn directory() -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("a"), "content").expect("a");
+    directory
+}
+
+#[test]
+fn only_regular_files_are_served() {
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir(path("directory")).expect("a directory");
+    fs::write(path("empty"), "").expect("a file");
+    fs::write(path("with space"), "spaced").expect("a file");
+    mkfifo(&path("fifo"), Mode::S_IRWXU).expect("a FIFO");
+    for (link, to) in [("link", "a"), ("dangling", "nothing"), ("loop", "loop"), ("to-directory", "directory")] {
+        symlink(to, path(link)).expect("a symlink");
+    }
+    let long = format!("/long {}\n", "n".repeat(300));
+    let absolute = format!("/absolute {}\n", path("a").display());
+    let locals = [
+        "\u{feff}/a a\r\n\r\n# /comment a\r\n  /indented\t\t a \t\r\n\"/quoted\" \"with space\"\r\n",
+        "/link link\n/empty empty\n/twice a\n/twice empty\n/dots directory/../a\n",
+        "/directory directory\n/directory/ directory/\n/to-directory to-directory\n",
+        "/fifo fifo\n/zero /dev/zero\n/tty /dev/tty\n/null /dev/null\n",
+        "/dangling dangling\n/loop loop\n/under-a-file a/b\n/absent absent\n",
+        &long,
+        &absolute,
+        "/last a",
+    ]
+    .concat();
+    let pair = Pair::start(directory, locals);
+    for key in ["/a", "/indented", "/link", "/twice", "/dots", "/absolute", "/last"] {
+        assert_eq!(pair.fetch(key), ok(b"content"), "{key}");
+    }
+    assert_eq!(pair.fetch("/quoted"), ok(b"spaced"));
+    assert_eq!(pair.fetch("/empty"), ok(b""));
+    let refused = ["/directory", "/directory/", "/to-directory", "/fifo", "/zero", "/tty", "/null"];
+    let absent = ["/dangling", "/loop", "/under-a-file", "/absent", "/long", "/comment", "/nowhere", "/A", "/a/"];
+    for key in refused.into_iter().chain(absent) {
+        assert_eq!(pair.fetch(key), NOT_FOUND, "{key}");
+    }
+    let told = pair.daemon.stop().stderr;
+    assert!(told.contains("locals.txt:9: a key that an earlier line has: line skipped"), "{told}");
+    assert!(told.contains("/fifo: not a regular file"), "{told}");
+    assert!(told.contains("/absent: No such file or directory"), "{told}");
+}
+
+#[test]
+fn files_that_come_go_and_change() {
+    let mut pair = Pair::start(directory(), "/a a\n/link link\n");
+    pair.assert_serves("/a", b"content");
+    fs::remove_file(pair.path("a")).expect("remove");
+    assert_eq!(pair.fetch("/a"), NOT_FOUND);
+    fs::write(pair.path("a"), "back").expect("write");
+    assert_eq!(pair.fetch("/a"), ok(b"back"));
+    fs::write(pair.path("a"), "longer than before").expect("write");
+    assert_eq!(pair.fetch("/a"), ok(b"longer than before"));
+    replace(&pair.path("a"), "renamed");
+    assert_eq!(pair.fetch("/a"), ok(b"renamed"));
+    // A link that leads to another file leaves the one before with its name: it is seen a second later.
+    symlink("a", pair.path("link")).expect("a symlink");
+    assert_eq!(pair.fetch("/link"), ok(b"renamed"));
+    fs::write(pair.path("b"), "linked").expect("write");
+    symlink("b", pair.path("link.new")).expect("a symlink");
+    fs::rename(pair.path("link.new"), pair.path("link")).expect("rename");
+    pair.until_served("/link", b"linked");
+}
+
+#[test]
+fn a_file_without_permission_looks_like_none() {
+    let directory = directory();
+    fs::write(directory.path().join("secret"), "secret").expect("a file");
+    fs::set_permissions(directory.path().join("secret"), Permissions::from_mode(0o000)).expect("chmod");
+    let mut daemon = Command::new(program("simplecached_noasan"));
+    let mut proxy = Command::new(program("webproxy_noasan"));
+    if Uid::effective().is_root() {
+        // Root may read everything, so the two are somebody else.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("chmod");
+        daemon.uid(65534);
+        proxy.uid(65534);
+    }
+    let pair = Pair::start_with(directory, "/a a\n/secret secret\n", daemon, proxy);
+    pair.assert_serves("/a", b"content");
+    assert_eq!(pair.fetch("/secret"), NOT_FOUND);
+    assert!(pair.daemon.stop().stderr.contains("/secret: Permission denied"));
+}
+
+#[test]
+fn lookups_are_delayed_hits_and_misses_alike() {
+    let mut daemon = Command::new(program("simplecached_noasan"));
+    daemon.args(["-d", "150000"]);
+    let pair = Pair::start_with(directory(), "/a a\n", daemon, Command::new(program("webproxy_noasan")));
+    for (key, answer) in [("/a", ok(b"content")), ("/nowhere", NOT_FOUND.to_vec())] {
+        let begun = Instant::now();
+        assert_eq!(pair.fetch(key), answer);
+        assert!(begun.elapsed() >= Duration::from_millis(150), "{key}");
+    }
+}
+
+#[test]
+fn a_locals_file_that_is_none_ends_the_start() {
+    let directory = directory();
+    let fifo = directory.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).expect("a FIFO");
+    for (locals, reason) in [
+        (directory.path().join("absent"), "No such file or directory (os error 2)"),
+        (directory.path().to_owned(), "is a directory"),
+        (fifo, "not a regular file"),
+        ("/dev/zero".into(), "not a regular file"),
+    ] {
+        let mut command = Command::new(program("simplecached_noasan"));
+        command.arg("-c").arg(&locals).arg("-S").arg(directory.path().join("socket"));
+        let ended = Program::run(&mut command);
+        assert_eq!(ended.status.code(), Some(1));
+        assert_eq!(ended.stderr, format!("simplecached: {}: {reason}\n", locals.display()));
+    }
+}
+
+#[test]
+fn the_daemon_starts_with_what_it_can_read_of_a_locals_file() {
+    let mut bad = String::new();
+    for i in 0..25 {
+        bad += &format!("/bad-{i}\n");
+    }
+    let pair = Pair::start(directory(), format!("{bad}/a a\n"));
+    pair.assert_serves("/a", b"content");
+    assert_eq!(pair.fetch("/bad-0"), NOT_FOUND);
+    let told = pair.daemon.stop().stderr;
+    assert!(told.contains("locals.txt:20: a key without a path: line skipped"), "{told}");
+    assert!(!told.contains("locals.txt:21:"), "{told}");
+    assert!(told.contains("locals.txt: 5 more lines skipped"), "{told}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    // Reading the memory of another process from address 0 fails with EIO; opening it does not.
+    let pair = Pair::start(directory(), "/a a\n/mem /proc/self/mem\n");
+    assert!([ERROR, NOT_FOUND, b"GETFILE OK 0 "].contains(&pair.fetch("/mem").as_slice()));
+    pair.assert_serves("/a", b"content");
+}
