@@ -14,6 +14,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::layout::{Control, FIRST_SEQUENCE, Header, Layout, MAGIC};
+use super::ring::Area;
 use super::sync::Ordering;
 use super::wire::VERSION;
 use crate::reply::Chunk;
@@ -124,14 +125,6 @@ impl Arena {
         unsafe { self.base.cast().as_ref() }
     }
 
-    /// The control words of a segment below `layout().segments`.
-    pub(crate) fn control(&self, segment: u16) -> &Control {
-        assert!(u32::from(segment) < self.layout.segments);
-        // SAFETY: within the mapping by the assertion and `Layout`, aligned to 64 bytes, alive as long as `self`; all
-        // fields are atomics.
-        unsafe { self.base.add(self.layout.control_offset(segment) as usize).cast().as_ref() }
-    }
-
     /// The first `len` bytes of a segment, for a system call that reads them.
     pub(crate) fn chunk(&self, segment: u16, len: u32) -> Chunk<'_> {
         Chunk::from_raw(self.data(segment, len), len as usize)
@@ -165,6 +158,20 @@ impl Arena {
         assert!(u32::from(segment) < self.layout.segments && len <= self.layout.segment_size);
         // SAFETY: within the mapping by the assertion and `Layout`.
         unsafe { self.base.add(self.layout.segment_offset(segment) as usize) }.as_ptr()
+    }
+}
+
+impl Area for Arena {
+    /// The control words of a segment below `layout().segments`.
+    fn control(&self, segment: u16) -> &Control {
+        assert!(u32::from(segment) < self.layout.segments);
+        // SAFETY: within the mapping by the assertion and `Layout`, aligned to 64 bytes, alive as long as `self`; all
+        // fields are atomics.
+        unsafe { self.base.add(self.layout.control_offset(segment) as usize).cast().as_ref() }
+    }
+
+    fn segment_size(&self) -> u32 {
+        self.layout.segment_size
     }
 }
 

@@ -98,6 +98,37 @@ pub(crate) struct Control {
 #[repr(C, align(64))]
 struct Reserved([AtomicU64; 8]);
 
+#[cfg(any(test, fuzzing))]
+impl Control {
+    /// Control words outside of shared memory, as a fresh area has them.
+    pub(crate) fn new(sequence: u32) -> Self {
+        use std::array::from_fn;
+        let (word, long) = (|_| AtomicU32::new(0), |_| AtomicU64::new(0));
+        Self {
+            producer: ProducerWords {
+                produced: AtomicU32::new(sequence),
+                parked: word(0),
+                wake_at: word(0),
+                _pad: word(0),
+                file_len: long(0),
+                device: long(0),
+                inode: long(0),
+                modified_ns: long(0),
+            },
+            descriptors: Descriptors { chunk: from_fn(long) },
+            consumer: ConsumerWords {
+                consumed: AtomicU32::new(sequence),
+                parked: word(0),
+                cancelled: word(0),
+                lent_count: word(0),
+                kept: word(0),
+                lent: from_fn(word),
+            },
+            _reserved: Reserved(from_fn(long)),
+        }
+    }
+}
+
 #[cfg(not(loom))]
 const _: () = {
     use std::mem::{offset_of, size_of};

@@ -16,6 +16,11 @@
 //!
 //! Cursors are private. A peer's word is believed only as far as it can be true, else it is a [`Violation`].
 
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
+mod properties;
+
 use std::time::Duration;
 
 use super::layout::{Control, DESCRIPTORS, Descriptor, Kind, MAX_RING, Validator};
@@ -25,6 +30,14 @@ use super::sync::{AtomicU32, Ordering, fence, futex};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer broke the protocol: {0}")]
 pub(crate) struct Violation(pub(crate) &'static str);
+
+/// Where the control words are.
+pub(crate) trait Area {
+    /// The control words of a segment of this area.
+    fn control(&self, segment: u16) -> &Control;
+    /// The bytes of each segment.
+    fn segment_size(&self) -> u32;
+}
 
 /// A small set of segment indices; never more than a ring holds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,6 +116,8 @@ impl<'c> Producer<'c> {
     /// consumer that lends a segment which is in use elsewhere spoils its own data and nobody else's.
     pub(crate) fn poll(&mut self, segments: u32) -> Result<(), Violation> {
         let words = &self.control.consumer;
+        // Before `consumed`: of a segment that was taken back and lent again, the first must not be missed.
+        let lent = words.lent_count.load(Ordering::Acquire);
         let consumed = words.consumed.load(Ordering::Acquire);
         let released = consumed.wrapping_sub(self.consumed);
         if released > self.produced.wrapping_sub(self.consumed) {
@@ -119,7 +134,6 @@ impl<'c> Producer<'c> {
             }
             self.consumed = self.consumed.wrapping_add(1);
         }
-        let lent = words.lent_count.load(Ordering::Acquire);
         if lent < self.lent || lent as usize > words.lent.len() {
             return Err(Violation("lent_count"));
         }
@@ -193,9 +207,13 @@ pub(crate) fn wake_producer(control: &Control) {
     futex::wake(&control.consumer.consumed);
 }
 
-/// Wakes a consumer that sleeps on this control block, for the side that shares its process: its session has ended.
-pub(crate) fn wake_consumer(control: &Control) {
-    futex::wake(&control.producer.produced);
+/// Ends all sleep of consumers on this control block, for the side that shares their process: its session has ended. A
+/// mere wake could come between a consumer's last look and its sleep, so this moves the word that it sleeps on: the area
+/// is not used again, and no chunk that was published is as far away as this.
+pub(crate) fn dismiss_consumer(control: &Control) {
+    let produced = &control.producer.produced;
+    produced.store(produced.load(Ordering::Relaxed).wrapping_add(1 << 31), Ordering::Release);
+    futex::wake(produced);
 }
 
 fn reached(value: u32, target: u32) -> bool {
@@ -275,13 +293,12 @@ impl Consumer {
         }
     }
 
-    /// Sleeps until a chunk is there or `timeout` is over; `stop` is asked once more after the other side can see the
-    /// sleep, so that whoever sets it and then wakes is not missed.
-    pub(crate) fn wait(&self, control: &Control, timeout: Duration, stop: impl Fn() -> bool) {
+    /// Sleeps until a chunk is there, [`dismiss_consumer`] was called, or `timeout` is over.
+    pub(crate) fn wait(&self, control: &Control, timeout: Duration) {
         let (mine, theirs) = (&control.consumer, &control.producer);
         mine.parked.store(1, Ordering::Release);
         fence(Ordering::SeqCst);
-        if theirs.produced.load(Ordering::Relaxed) == self.next && !stop() {
+        if theirs.produced.load(Ordering::Relaxed) == self.next {
             futex::wait(&theirs.produced, self.next, timeout);
         }
         mine.parked.store(0, Ordering::Relaxed);
@@ -319,6 +336,9 @@ impl Consumer {
     /// [`Self::drain`].
     pub(crate) fn cancel(&mut self, control: &Control, segment_size: u32) -> Result<bool, Violation> {
         control.consumer.cancelled.store(1, Ordering::Release);
+        // Pairs with the fence of `publish`: either the drain sees the producer's last chunk, so that `consumed` moves, or
+        // the producer sees the cancellation before it sleeps.
+        fence(Ordering::SeqCst);
         let ended = self.drain(control, segment_size)?;
         if !ended {
             // A producer that sleeps has all of its ring in flight, so this moves the word that it sleeps on.

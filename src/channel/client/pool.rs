@@ -1,14 +1,14 @@
 //! The segments of one session, handed out in the order of asking.
 
+#[cfg(all(test, loom))]
+mod models;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
-use crate::channel::arena::Arena;
-use crate::channel::ring::{Consumer, Violation};
+use crate::channel::ring::{Area, Consumer, Violation};
+use crate::channel::sync::{AtomicUsize, Condvar, Mutex, Ordering};
 
 /// How often a waiter looks whether quarantined segments are free again.
 const REAP: Duration = Duration::from_millis(5);
@@ -59,13 +59,13 @@ impl Pool {
     }
 
     /// A segment, after everybody who asked before.
-    pub(crate) fn acquire(&self, arena: &Arena, deadline: Instant) -> Result<Consumer, NoSegment> {
+    pub(crate) fn acquire(&self, area: &impl Area, deadline: Instant) -> Result<Consumer, NoSegment> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(NoSegment::Closed);
         }
         if state.queue.is_empty() {
-            state.reap(arena).map_err(NoSegment::Violation)?;
+            state.reap(area).map_err(NoSegment::Violation)?;
             if let Some(consumer) = state.free.pop() {
                 return Ok(consumer);
             }
@@ -82,7 +82,7 @@ impl Pool {
             if state.closed {
                 break Err(NoSegment::Closed);
             }
-            if let Err(violation) = state.reap(arena) {
+            if let Err(violation) = state.reap(area) {
                 break Err(NoSegment::Violation(violation));
             }
             state.serve_queue();
@@ -97,6 +97,7 @@ impl Pool {
         if outcome.is_err() {
             state.queue.retain(|other| !Arc::ptr_eq(other, &seat));
         }
+        state.call_reaper();
         outcome
     }
 
@@ -121,10 +122,7 @@ impl Pool {
     pub(crate) fn quarantine(&self, consumer: Consumer, loans: Vec<Consumer>) {
         let mut state = self.state.lock();
         state.quarantine.push(Quarantined { consumer, loans });
-        // Its waiters wake to look after the quarantine from now on.
-        if let Some(seat) = state.queue.front() {
-            seat.called.notify_one();
-        }
+        state.call_reaper();
     }
 
     /// Whether a thread waits for a segment.
@@ -150,12 +148,12 @@ impl Pool {
 
 impl State {
     /// Frees the quarantined segments whose lease has ended meanwhile.
-    fn reap(&mut self, arena: &Arena) -> Result<(), Violation> {
+    fn reap(&mut self, area: &impl Area) -> Result<(), Violation> {
         let mut i = 0;
         while i < self.quarantine.len() {
             let consumer = &mut self.quarantine[i].consumer;
-            let control = arena.control(consumer.lead());
-            if consumer.drain(control, arena.layout().segment_size)? {
+            let control = area.control(consumer.lead());
+            if consumer.drain(control, area.segment_size())? {
                 let Quarantined { consumer, loans } = self.quarantine.swap_remove(i);
                 self.free.push(consumer);
                 self.free.extend(loans);
@@ -164,6 +162,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// While there is a quarantine somebody who waits must look after it: the first in the queue. To be called when the
+    /// quarantine gets its first entry, and when the first in the queue leaves.
+    fn call_reaper(&self) {
+        if !self.quarantine.is_empty()
+            && let Some(seat) = self.queue.front()
+        {
+            seat.called.notify_one();
+        }
     }
 
     /// Gives free segments to those who wait.

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::pool::Pool;
 use crate::channel::arena::Arena;
 use crate::channel::layout::{FIRST_SEQUENCE, Layout};
-use crate::channel::ring::{self, Consumer};
+use crate::channel::ring::{self, Area, Consumer};
 use crate::channel::wire::{Hello, HelloReply, VERSION};
 use crate::sys::seqpacket::SeqPacket;
 
@@ -105,7 +105,7 @@ impl Session {
         self.socket.shut_down();
         self.pool.close();
         for segment in 0..self.arena.layout().segments {
-            ring::wake_consumer(self.arena.control(segment as u16));
+            ring::dismiss_consumer(self.arena.control(segment as u16));
         }
     }
 }

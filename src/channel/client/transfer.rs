@@ -9,7 +9,7 @@ use super::Shared;
 use super::pool::NoSegment;
 use super::session::Session;
 use crate::channel::layout::{Kind, MAX_RING, Validator};
-use crate::channel::ring::{Consumer, Published, Violation};
+use crate::channel::ring::{Area, Consumer, Published, Violation};
 use crate::channel::wire::{Get, MAX_KEY};
 use crate::reply::Chunk;
 
@@ -253,7 +253,7 @@ impl<'a> Transfer<'a> {
         let session = Arc::clone(&lease.session);
         let control = session.arena.control(lease.consumer.lead());
         let chunk = loop {
-            match lease.consumer.poll(control, session.arena.layout().segment_size) {
+            match lease.consumer.poll(control, session.arena.segment_size()) {
                 Ok(Some(chunk)) => break chunk,
                 Ok(None) => {}
                 Err(violation) => {
@@ -268,7 +268,7 @@ impl<'a> Transfer<'a> {
             if left.is_zero() {
                 return Step::TimedOut;
             }
-            lease.consumer.wait(control, left, || session.is_lost());
+            lease.consumer.wait(control, left);
         };
         lease.ended = chunk.kind.ends_lease();
         if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
@@ -302,7 +302,7 @@ impl<'a> Transfer<'a> {
         if chunk.kind != Kind::Data || !loans.is_empty() || session.pool.has_waiters() {
             return;
         }
-        let segment_size = session.arena.layout().segment_size;
+        let segment_size = session.arena.segment_size();
         let ring = (IN_FLIGHT / segment_size).clamp(2, MAX_RING as u32);
         let useful = left.div_ceil(u64::from(segment_size)).min(u64::from(ring) - 1);
         let control = session.arena.control(consumer.lead());
@@ -341,7 +341,7 @@ impl<'a> Transfer<'a> {
             return;
         }
         let control = session.arena.control(consumer.lead());
-        let ended = if ended { Ok(true) } else { consumer.cancel(control, session.arena.layout().segment_size) };
+        let ended = if ended { Ok(true) } else { consumer.cancel(control, session.arena.segment_size()) };
         match ended {
             Ok(true) => session.pool.give_back(loans.into_iter().chain([consumer])),
             Ok(false) => session.pool.quarantine(consumer, loans),

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::channel::arena::Arena;
 use crate::channel::layout::Validator;
-use crate::channel::ring;
+use crate::channel::ring::{self, Area};
 use crate::channel::store::OpenFile;
 use crate::sys::seqpacket::SeqPacket;
 

@@ -11,7 +11,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use super::{STOP, Shared, session::Session};
 use crate::channel::layout::Kind;
-use crate::channel::ring::{Producer, Violation};
+use crate::channel::ring::{Area, Producer, Violation};
 use crate::channel::store::{OpenFile, StoreError};
 use crate::channel::wire::{Get, MAX_DATAGRAM};
 
@@ -148,7 +148,7 @@ impl Lease<'_> {
     /// Publishes the file from `offset` on, chunk by chunk.
     fn stream(&mut self, file: &Arc<OpenFile>, offset: u64) -> Result<(), Stop> {
         let validator = file.validator();
-        let segment_size = u64::from(self.session.arena.layout().segment_size);
+        let segment_size = u64::from(self.session.arena.segment_size());
         self.producer.describe(validator);
         let mut at = offset;
         loop {

@@ -1,0 +1,147 @@
+//! Loom models of the pool: segments change hands, come back from quarantine, and nobody who waits is forgotten. As in
+//! `ring::models`, a wait for the deadline has no end, so whoever is forgotten is a deadlock.
+
+use std::array::from_fn;
+
+use loom::sync::atomic::AtomicU32;
+use loom::thread;
+
+use super::*;
+use crate::channel::layout::{Control, Kind};
+use crate::channel::ring::Producer;
+use crate::channel::sync::{futex, let_time_pass};
+
+const SEGMENTS: usize = 2;
+const FIRST: u32 = u32::MAX - 1;
+
+/// Control words, and for each segment who has it.
+struct Shared {
+    controls: [Control; SEGMENTS],
+    owners: [AtomicU32; SEGMENTS],
+    pool: Pool,
+}
+
+impl Area for Shared {
+    fn control(&self, segment: u16) -> &Control {
+        &self.controls[usize::from(segment)]
+    }
+
+    fn segment_size(&self) -> u32 {
+        1000
+    }
+}
+
+impl Shared {
+    fn owner(&self, consumer: &Consumer) -> &AtomicU32 {
+        &self.owners[usize::from(consumer.lead())]
+    }
+
+    /// Takes a segment, which must be nobody's, and gives it back.
+    fn take_and_give_back(&self) {
+        let consumer = self.pool.acquire(self, far()).unwrap();
+        assert_eq!(self.owner(&consumer).swap(1, Ordering::Relaxed), 0, "two owners");
+        self.owner(&consumer).store(0, Ordering::Relaxed);
+        self.pool.give_back([consumer]);
+    }
+
+    /// Gives a lease up and leaves its segment in quarantine until the daemon's end is seen.
+    fn cancel(&self, mut consumer: Consumer) {
+        assert_eq!(consumer.cancel(self.control(consumer.lead()), self.segment_size()), Ok(false));
+        self.pool.quarantine(consumer, Vec::new());
+    }
+
+    /// The daemon's answer to a cancelled lease.
+    fn end_cancelled(&self, sequence: u32) {
+        Producer::new(&self.controls[0], 0, sequence).publish(0, 0, Kind::Cancelled);
+        let _state = self.pool.state.lock();
+        let_time_pass();
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(1000)
+}
+
+fn model(segments: usize, body: impl Fn(Arc<Shared>) + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(move || {
+        futex::set_up();
+        let consumers = (0..segments).map(|lead| Consumer::new(lead as u16, FIRST)).collect();
+        let pool = Pool::new(consumers);
+        body(Arc::new(Shared {
+            controls: from_fn(|_| Control::new(FIRST)),
+            owners: from_fn(|_| AtomicU32::new(0)),
+            pool,
+        }));
+    });
+}
+
+fn spawn(shared: &Arc<Shared>, body: impl FnOnce(&Shared) + 'static) -> thread::JoinHandle<()> {
+    let shared = Arc::clone(shared);
+    thread::spawn(move || body(&shared))
+}
+
+#[test]
+fn a_segment_has_one_owner_and_everybody_gets_one() {
+    model(1, |shared| {
+        let others = [(); 2].map(|()| spawn(&shared, Shared::take_and_give_back));
+        shared.take_and_give_back();
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert_eq!(shared.pool.census(), (1, 0));
+    });
+}
+
+#[test]
+fn loans_leave_one_for_whoever_comes_next() {
+    model(2, |shared| {
+        let other = spawn(&shared, Shared::take_and_give_back);
+        let loans = shared.pool.borrow(SEGMENTS);
+        assert!(loans.len() < SEGMENTS);
+        shared.pool.give_back(loans);
+        other.join().unwrap();
+        assert_eq!(shared.pool.census(), (2, 0));
+    });
+}
+
+#[test]
+fn a_segment_in_quarantine_reaches_all_who_wait() {
+    model(1, |shared| {
+        let mut consumer = shared.pool.acquire(&*shared, far()).unwrap();
+        let sequence = consumer.begin(&shared.controls[0]);
+        let others = [(); 2].map(|()| spawn(&shared, Shared::take_and_give_back));
+        shared.cancel(consumer);
+        shared.end_cancelled(sequence);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert_eq!(shared.pool.census(), (1, 0));
+    });
+}
+
+#[test]
+fn a_served_waiter_passes_the_quarantine_on() {
+    model(2, |shared| {
+        let one = shared.pool.acquire(&*shared, far()).unwrap();
+        let mut zero = shared.pool.acquire(&*shared, far()).unwrap();
+        assert_eq!((zero.lead(), one.lead()), (0, 1));
+        let sequence = zero.begin(&shared.controls[0]);
+        // Two wait; whoever is first gets segment 1 and keeps it. The other must find segment 0.
+        let keepers = [(); 2].map(|()| spawn(&shared, |shared| drop(shared.pool.acquire(shared, far()).unwrap())));
+        shared.cancel(zero);
+        shared.pool.give_back([one]);
+        shared.end_cancelled(sequence);
+        keepers.into_iter().for_each(|keeper| keeper.join().unwrap());
+    });
+}
+
+#[test]
+fn the_end_of_the_session_sends_everybody_away() {
+    model(1, |shared| {
+        let consumer = shared.pool.acquire(&*shared, far()).unwrap();
+        let others = [(); 2].map(|()| {
+            spawn(&shared, |shared| assert_eq!(shared.pool.acquire(shared, far()).err(), Some(NoSegment::Closed)))
+        });
+        shared.pool.close();
+        others.into_iter().for_each(|other| other.join().unwrap());
+        drop(consumer);
+    });
+}
