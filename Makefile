@@ -37,7 +37,7 @@ PROGRAMS      := $(addprefix $(BIN)/,$(C_PROGRAMS) $(RUST_PROGRAMS))
 HEADERS       := $(addprefix include/,gfproxy.h gfserver.h shm_channel.h simplecache.h steque.h)
 
 .PHONY: all
-all: $(PROGRAMS) $(BUILD)/gfserver.o $(BUILD)/gfserver_noasan.o
+all: $(PROGRAMS) $(addprefix $(BUILD)/,gfserver.o gfserver_noasan.o producer consumer)
 
 $(BIN)/webproxy:            $(BUILD)/webproxy.o $(BUILD)/options.o $(SERVER)
 $(BIN)/simplecached:        $(BUILD)/simplecached.o $(BUILD)/options.o
@@ -56,6 +56,10 @@ $(addprefix $(BIN)/,$(C_PROGRAMS) sendfile): $(LIB) $(BUILD)/linked-with | $(BIN
 .PHONY: force
 $(BUILD)/linked-with: force | $(BUILD)
 	@echo '$(abspath $(SERVER))' | cmp -s - $@ || echo '$(abspath $(SERVER))' > $@
+
+# The channel as a library of its own, in C.
+$(addprefix $(BUILD)/,producer consumer): $(BUILD)/%: c/examples/%.c $(LIB)
+	$(CC) $(CFLAGS) $(STRICT) -o $@ $< $(LIB) $(LDFLAGS) $(LIBS)
 
 $(BUILD)/%_noasan.o: c/%.c | $(BUILD)
 	$(CC) $(CFLAGS) $(STRICT) -c -o $@ $<

@@ -9,7 +9,17 @@ use std::{env, fs};
 /// (header, include guard, Rust sources, what else the header includes)
 const HEADERS: &[(&str, &str, &[&str], &[&str])] = &[
     ("gfproxy.h", "GFPROXY_H", &["src/ffi/process.rs", "src/ffi/handlers.rs", "src/ffi/gfserver.rs"], &["gfserver.h"]),
-    ("shm_channel.h", "SHM_CHANNEL_H", &["src/ffi/shm_channel.rs"], &[]),
+    (
+        "shm_channel.h",
+        "SHM_CHANNEL_H",
+        &[
+            "src/ffi/shm_channel/error.rs",
+            "src/ffi/shm_channel/transfer.rs",
+            "src/ffi/shm_channel/client.rs",
+            "src/ffi/shm_channel/server.rs",
+        ],
+        &[],
+    ),
 ];
 
 fn main() {

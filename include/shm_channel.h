@@ -8,4 +8,299 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+/**
+ * The fewest bytes of a segment.
+ */
+#define SHM_CHANNEL_MIN_SEGMENT_SIZE 824
+
+/**
+ * The most bytes of a segment.
+ */
+#define SHM_CHANNEL_MAX_SEGMENT_SIZE 67108864
+
+/**
+ * The most segments. All of them together have at most 1 GiB.
+ */
+#define SHM_CHANNEL_MAX_SEGMENTS 4096
+
+/**
+ * The most bytes of a key.
+ */
+#define SHM_CHANNEL_MAX_KEY 4095
+
+/**
+ * The most threads of a server.
+ */
+#define SHM_CHANNEL_MAX_THREADS 1024
+
+/**
+ * What a function of this library says. The numbers never change their meaning; later versions may add some.
+ */
+typedef enum {
+  /**
+   * Done.
+   */
+  SHM_CHANNEL_OK = 0,
+  /**
+   * An argument is NULL that must not be.
+   */
+  SHM_CHANNEL_NULL = 1,
+  /**
+   * A number is out of its range: segments, their size, or both together.
+   */
+  SHM_CHANNEL_RANGE = 2,
+  /**
+   * The key has more bytes than SHM_CHANNEL_MAX_KEY.
+   */
+  SHM_CHANNEL_KEY_TOO_LONG = 3,
+  /**
+   * The server has no such file, or no access to it.
+   */
+  SHM_CHANNEL_NOT_FOUND = 4,
+  /**
+   * The server has the file and cannot read it.
+   */
+  SHM_CHANNEL_UNREADABLE = 5,
+  /**
+   * The file changed while it was on its way. What was delivered is the begin of the old one.
+   */
+  SHM_CHANNEL_CHANGED = 6,
+  /**
+   * No server, or no answer from it, for as long as the client waits.
+   */
+  SHM_CHANNEL_UNAVAILABLE = 7,
+  /**
+   * All segments were in use for as long as the client waits.
+   */
+  SHM_CHANNEL_NO_SEGMENT = 8,
+  /**
+   * The client was freed.
+   */
+  SHM_CHANNEL_CLOSED = 9,
+  /**
+   * Another server has the socket.
+   */
+  SHM_CHANNEL_IN_USE = 10,
+  /**
+   * The socket cannot be made: another file is in its place, or the system refuses. errno tells more.
+   */
+  SHM_CHANNEL_SOCKET = 11,
+  /**
+   * The system gave no thread, memory or descriptor. errno tells more.
+   */
+  SHM_CHANNEL_SYSTEM = 12,
+  /**
+   * A fault of this library. A message on standard error says where.
+   */
+  SHM_CHANNEL_PANIC = 13,
+} shm_channel_error_t;
+
+/**
+ * A client: a pool of shared-memory segments and a session with a server, kept by a thread of its own.
+ */
+typedef struct shm_channel_client_t shm_channel_client_t;
+
+/**
+ * A server: a command socket, a thread that accepts clients, and threads that serve them.
+ */
+typedef struct shm_channel_server_t shm_channel_server_t;
+
+/**
+ * A file on its way from the server.
+ */
+typedef struct shm_channel_transfer_t shm_channel_transfer_t;
+
+/**
+ * Gives the file behind a key: its descriptor, open for reading.
+ *
+ * `key` are `key_len` bytes, which may have NULs among them, and a NUL after them. `user` is what the server was created
+ * with.
+ *
+ * Returns a descriptor of a regular file, or a negative errno: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP
+ * and -ENAMETOOLONG the client sees SHM_CHANNEL_NOT_FOUND, for any other SHM_CHANNEL_UNREADABLE, as for a descriptor of
+ * anything but a regular file.
+ *
+ * Ownership: the descriptor is the server's from then on, and closed by it. The key is valid until the return.
+ *
+ * Threads: called by all of the server's, several at once. It must return: by no longjmp, exception or cancellation.
+ */
+typedef int (*shm_channel_open_t)(const char *key, size_t key_len, void *user);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The text for an error: a few words in English, without a line break.
+ *
+ * `error` is any number. Returns a NUL-terminated text that is never freed, also for a number that is no error.
+ *
+ * Threads: any, at any time; also in a signal handler.
+ */
+const char *shm_channel_strerror(int error);
+
+/**
+ * Makes this library tell on standard error what it meets, one line each: proxies that break the protocol, servers that
+ * come and go. Without it the library is silent. The environment variable GFPROXY_LOG can ask for more.
+ *
+ * `verbosity` is 0 for warnings, 1 for sessions too, 2 and 3 for people who look for a fault.
+ *
+ * Threads: once, before the library's other functions.
+ */
+void shm_channel_log_start(int verbosity);
+
+/**
+ * The length of the file.
+ *
+ * `transfer` is the transfer. Returns the number of bytes; 0 for NULL.
+ *
+ * Threads: one at a time for each transfer.
+ *
+ * # Safety
+ * `transfer` is NULL or what shm_channel_client_open made, and not freed.
+ */
+uint64_t shm_channel_transfer_length(const shm_channel_transfer_t *transfer);
+
+/**
+ * Waits for the next bytes of the file.
+ *
+ * `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number; after the last bytes of the
+ * file, `data` receives NULL and `len` 0. Both are written only on success.
+ *
+ * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
+ * SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
+ * transfer goes on with the next one where the file is still the same.
+ *
+ * Ownership: the bytes lie in the shared memory, are valid until the next call with this transfer, and must not be
+ * written. The server's process could change them at any time: what must be checked and then used has to be copied
+ * first. To pass them on, give them to write(2) or send(2) as they are.
+ *
+ * Threads: one at a time for each transfer, not always the same.
+ *
+ * # Safety
+ * `transfer` is NULL or what shm_channel_client_open made, and not freed; `data` is NULL or points to memory for a
+ * pointer, `len` to memory for a size_t.
+ */
+shm_channel_error_t shm_channel_transfer_next(shm_channel_transfer_t *transfer,
+                                              const void **data,
+                                              size_t *len);
+
+/**
+ * Frees a transfer, at its end or before: then the server stops to send.
+ *
+ * `transfer` is the transfer; NULL does nothing. The bytes that shm_channel_transfer_next gave are valid no more.
+ *
+ * Threads: any, once.
+ *
+ * # Safety
+ * `transfer` is NULL or what shm_channel_client_open made, and not freed yet.
+ */
+void shm_channel_transfer_free(shm_channel_transfer_t *transfer);
+
+/**
+ * Makes a client. The server need not be there yet: the client's thread connects, and connects again when it was lost.
+ *
+ * `socket` is the path of the server's command socket, NUL-terminated, or NULL for the default
+ * ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock). `segments` is the number of shared-memory
+ * segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle. `segment_size` is their
+ * size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is for how many milliseconds an
+ * open, or a transfer that has begun, waits for a server that is absent or silent. `client` receives the client; it is
+ * written only on success.
+ *
+ * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `client` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_SYSTEM.
+ *
+ * Ownership: the client is the caller's, to be freed with shm_channel_client_free. `socket` is copied.
+ *
+ * Threads: any. A client that a fork(2) copies is of no use to the child.
+ *
+ * # Safety
+ * `socket` is NULL or NUL-terminated; `client` is NULL or points to memory for a pointer.
+ */
+shm_channel_error_t shm_channel_client_create(const char *socket,
+                                              uint32_t segments,
+                                              uint32_t segment_size,
+                                              uint32_t wait_ms,
+                                              shm_channel_client_t **client);
+
+/**
+ * Asks the server for the file behind a key, and waits for its answer.
+ *
+ * `client` is the client. `key` are `key_len` bytes of any value, at most SHM_CHANNEL_MAX_KEY; it may be NULL if
+ * `key_len` is 0. `transfer` receives the file on its way; it is written only on success.
+ *
+ * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_KEY_TOO_LONG; SHM_CHANNEL_NOT_FOUND; SHM_CHANNEL_UNREADABLE;
+ * SHM_CHANNEL_UNAVAILABLE or SHM_CHANNEL_NO_SEGMENT after the time that the client waits; SHM_CHANNEL_CLOSED if it is
+ * freed meanwhile.
+ *
+ * Ownership: the transfer is the caller's, to be freed with shm_channel_transfer_free, before the client is freed or
+ * after. `key` is copied.
+ *
+ * Threads: any number at once with one client. More transfers at a time than there are segments wait for each other,
+ * so a thread that keeps one open must not wait for a second where another thread does the same.
+ *
+ * # Safety
+ * `client` is NULL or what shm_channel_client_create made, and not freed before this returns; `key` is NULL or points
+ * to `key_len` bytes; `transfer` is NULL or points to memory for a pointer.
+ */
+shm_channel_error_t shm_channel_client_open(const shm_channel_client_t *client,
+                                            const char *key,
+                                            size_t key_len,
+                                            shm_channel_transfer_t **transfer);
+
+/**
+ * Ends a client's session and its thread, and frees it. Transfers that are still open fail with SHM_CHANNEL_CLOSED, and
+ * keep the shared memory mapped until they are freed.
+ *
+ * `client` is the client; NULL does nothing.
+ *
+ * Threads: any, once, when no thread is in shm_channel_client_open with this client; not from a signal handler.
+ *
+ * # Safety
+ * `client` is NULL or what shm_channel_client_create made, and not freed yet.
+ */
+void shm_channel_client_free(shm_channel_client_t *client);
+
+/**
+ * Makes a server and starts it. Clients of the same user, and of root, may connect.
+ *
+ * `socket` is the path of the command socket, NUL-terminated, or NULL for the default
+ * ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock). `threads` is the number of threads that serve
+ * requests, 1 to SHM_CHANNEL_MAX_THREADS: a transfer whose client does not read holds none. `open` gives the files, see
+ * shm_channel_open_t; `user` is passed on to it. `server` receives the server; it is written only on success.
+ *
+ * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `open` or `server` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_IN_USE;
+ * SHM_CHANNEL_SOCKET; SHM_CHANNEL_SYSTEM.
+ *
+ * Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied; `user` stays the
+ * caller's, and must stay valid until the server was freed.
+ *
+ * Threads: any, after signals were blocked that a thread of the program's takes.
+ *
+ * # Safety
+ * `socket` is NULL or NUL-terminated; `open` is NULL or may be called with `user` on any thread until the server was
+ * freed, and returns descriptors that nobody else closes; `server` is NULL or points to memory for a pointer.
+ */
+shm_channel_error_t shm_channel_server_create(const char *socket,
+                                              uint32_t threads,
+                                              shm_channel_open_t open,
+                                              void *user,
+                                              shm_channel_server_t **server);
+
+/**
+ * Stops a server and frees it: transfers end at their next chunk, and go on if another server takes the socket in time;
+ * the socket is removed, all threads are joined.
+ *
+ * `server` is the server; NULL does nothing.
+ *
+ * Threads: any but the server's own (that is not from the callback), once; not from a signal handler.
+ *
+ * # Safety
+ * `server` is NULL or what shm_channel_server_create made, and not freed yet.
+ */
+void shm_channel_server_free(shm_channel_server_t *server);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
 #endif  /* SHM_CHANNEL_H */

@@ -17,6 +17,9 @@
 pub mod cache;
 pub mod channel;
 mod ffi;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod getfile;
 #[cfg(feature = "gfserver")]
 pub mod gfserver;

@@ -1,7 +1,11 @@
 //! What a handler sees of its client: a header, then bytes. Handlers write to the [`Reply`] trait, so that their logic
 //! is tested without a server; `sys::gfserver` holds the one adapter that calls `gfs_sendheader` and `gfs_send`.
 
+use std::io;
 use std::marker::PhantomData;
+use std::os::fd::AsFd;
+
+use crate::sys::write::write_all;
 
 /// The status of a GETFILE answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,11 @@ impl<'a> Chunk<'a> {
     /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Writes all the bytes to a file, pipe or socket, with write(2).
+    pub fn write_to(&self, out: impl AsFd) -> io::Result<()> {
+        write_all(out.as_fd(), *self)
     }
 }
 

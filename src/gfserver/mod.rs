@@ -28,3 +28,5 @@ mod worker;
 
 pub(crate) use answer::{send, send_header};
 pub(crate) use instance::{Instance, Seat};
+#[cfg(any(test, fuzzing))]
+pub(crate) use request::parse as parse_request;

@@ -11,7 +11,7 @@ pub(super) const MAX_LINE: usize = 4096;
 
 /// Why a request is not answered by the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     #[error("the first word is not GETFILE")]
     Protocol,
     #[error("the second word is not GET")]
@@ -30,7 +30,7 @@ pub(super) enum Malformed {
 
 /// Finds the words of a line that ends with its line break. Words end at a space, tab, CR or LF; protocol and method
 /// compare without case; what follows the path is ignored, as the provided server does.
-pub(super) fn parse(line: &[u8]) -> Result<Words, Malformed> {
+pub(crate) fn parse(line: &[u8]) -> Result<Words, Malformed> {
     if line.contains(&0) {
         return Err(Malformed::Nul);
     }

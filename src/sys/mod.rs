@@ -10,3 +10,4 @@ pub(crate) mod gfserver;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod seqpacket;
+pub(crate) mod write;

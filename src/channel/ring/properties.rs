@@ -224,7 +224,7 @@ impl<'c> World<'c> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn every_interleaving_brings_the_file(

@@ -1,0 +1,147 @@
+//! The channel's side of [`crate::fuzzing`].
+
+use std::sync::atomic::Ordering;
+
+use super::layout::{Control, Descriptor, Kind};
+use super::ring::{Consumer, Producer};
+use super::wire::{Get, Hello, HelloReply};
+
+const SEGMENTS: u32 = 9;
+const SIZE: u32 = 1000;
+const LEAD: u16 = 3;
+
+/// What decodes is the same after it was encoded and decoded once more.
+pub(crate) fn datagrams(bytes: &[u8]) {
+    if let Ok(hello) = Hello::decode(bytes) {
+        assert_eq!(hello.encode(), bytes);
+    }
+    if let Ok(reply) = HelloReply::decode(bytes) {
+        assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
+    }
+    if let Ok(get) = Get::decode(bytes) {
+        let mut again = Vec::new();
+        get.encode(&mut again);
+        assert_eq!(Get::decode(&again), Ok(get));
+    }
+}
+
+pub(crate) fn descriptors(bytes: &[u8]) {
+    for bits in bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes"))) {
+        if let Some(descriptor) = Descriptor::from_bits(bits) {
+            assert_eq!(descriptor.to_bits(), bits);
+        }
+    }
+}
+
+/// Takes numbers off the input; 0 at its end.
+struct Input<'b>(&'b [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    /// Small, close to `near`, or any.
+    fn word(&mut self, near: u32) -> u32 {
+        match self.byte().unwrap_or(0) {
+            small @ 0..=99 => u32::from(small % 12),
+            close @ 100..=219 => near.wrapping_add(u32::from(close - 100)).wrapping_sub(4),
+            _ => u32::from_le_bytes(std::array::from_fn(|_| self.byte().unwrap_or(0))),
+        }
+    }
+}
+
+/// The producer gives out segments of its ring only, each to one chunk at a time, whatever the consumer writes.
+pub(crate) fn producer(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let sequence = input.word(u32::MAX);
+    let control = Control::new(sequence);
+    let mut producer = Producer::new(&control, LEAD, sequence);
+    let words = &control.consumer;
+    let mut in_hand: Vec<u16> = Vec::new();
+    while let Some(step) = input.byte() {
+        let produced = control.producer.produced.load(Ordering::Relaxed);
+        match step % 8 {
+            0 => words.consumed.store(input.word(produced), Ordering::Relaxed),
+            1 => words.kept.store(input.word(0), Ordering::Relaxed),
+            2 => words.lent_count.store(input.word(0), Ordering::Relaxed),
+            3 => {
+                let at = usize::from(step / 8) % words.lent.len();
+                words.lent[at].store(input.word(SEGMENTS), Ordering::Relaxed);
+            }
+            // As an honest consumer does.
+            4 => words.consumed.store(produced, Ordering::Relaxed),
+            5 => {
+                if producer.poll(SEGMENTS).is_err() {
+                    return;
+                }
+            }
+            6 => {
+                if let Some(segment) = producer.take_free() {
+                    assert!(u32::from(segment) < SEGMENTS && !in_hand.contains(&segment));
+                    in_hand.push(segment);
+                }
+            }
+            _ => {
+                if let Some(segment) = in_hand.pop() {
+                    producer.publish(segment, 1, Kind::Data);
+                }
+            }
+        }
+    }
+    producer.publish(LEAD, 0, Kind::End);
+}
+
+/// The consumer takes chunks of its ring only, no longer than a segment, whatever the producer writes.
+pub(crate) fn consumer(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let sequence = input.word(u32::MAX);
+    let control = Control::new(sequence);
+    let mut consumer = Consumer::new(LEAD, sequence);
+    assert_eq!(consumer.begin(&control), sequence);
+    let mut ring = vec![LEAD];
+    while let Some(step) = input.byte() {
+        let words = &control.producer;
+        match step % 5 {
+            0 => words.produced.store(input.word(control.consumer.consumed.load(Ordering::Relaxed)), Ordering::Relaxed),
+            1 => {
+                let at = usize::from(step / 5) % control.descriptors.chunk.len();
+                let (len, segment, kind) = (input.word(SIZE), input.word(SEGMENTS), input.word(0));
+                let bits = u64::from(len) | u64::from(segment) << 32 | u64::from(kind) << 48;
+                control.descriptors.chunk[at].store(bits, Ordering::Relaxed);
+            }
+            2 => match consumer.poll(&control, SIZE) {
+                Ok(None) => {}
+                Ok(Some(chunk)) => {
+                    assert!(chunk.len <= SIZE && ring.contains(&chunk.segment));
+                    if chunk.kind.ends_lease() {
+                        consumer.begin(&control);
+                        ring = vec![LEAD];
+                    } else {
+                        let keep = chunk.segment != LEAD && step >= 128;
+                        consumer.release(&control, chunk, keep);
+                        ring.retain(|&segment| !keep || segment != chunk.segment);
+                    }
+                }
+                Err(_) => return,
+            },
+            3 => {
+                let idle = (0..SEGMENTS as u16).find(|segment| !ring.contains(segment));
+                if let Some(segment) = idle.filter(|_| consumer.can_lend()) {
+                    consumer.lend(&control, segment);
+                    ring.push(segment);
+                }
+            }
+            _ if step >= 250 => match consumer.cancel(&control, SIZE) {
+                Ok(true) => {
+                    consumer.begin(&control);
+                    ring = vec![LEAD];
+                }
+                Ok(false) | Err(_) => return,
+            },
+            _ => {}
+        }
+    }
+}

@@ -1,1 +1,0 @@
-//! The channel as a C library of its own: `shm_channel_<object>_<verb>`.

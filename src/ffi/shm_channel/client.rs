@@ -1,0 +1,151 @@
+//! The asking side.
+
+use std::ffi::{CStr, OsStr, c_char};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::guard;
+use super::error::shm_channel_error_t::{self, SHM_CHANNEL_NULL};
+use super::error::status;
+use super::transfer::shm_channel_transfer_t;
+use crate::channel::{self, Client, ClientConfig};
+
+/// The fewest bytes of a segment.
+pub const SHM_CHANNEL_MIN_SEGMENT_SIZE: u32 = 824;
+/// The most bytes of a segment.
+pub const SHM_CHANNEL_MAX_SEGMENT_SIZE: u32 = 67108864;
+/// The most segments. All of them together have at most 1 GiB.
+pub const SHM_CHANNEL_MAX_SEGMENTS: u32 = 4096;
+/// The most bytes of a key.
+pub const SHM_CHANNEL_MAX_KEY: usize = 4095;
+
+const _: () = {
+    assert!(SHM_CHANNEL_MIN_SEGMENT_SIZE == channel::MIN_SEGMENT_SIZE);
+    assert!(SHM_CHANNEL_MAX_SEGMENT_SIZE == channel::MAX_SEGMENT_SIZE);
+    assert!(SHM_CHANNEL_MAX_SEGMENTS == channel::MAX_SEGMENTS);
+    assert!(SHM_CHANNEL_MAX_KEY == channel::MAX_KEY);
+};
+
+/// A client: a pool of shared-memory segments and a session with a server, kept by a thread of its own.
+#[allow(non_camel_case_types)]
+pub struct shm_channel_client_t(Arc<Client>);
+
+/// Makes a client. The server need not be there yet: the client's thread connects, and connects again when it was lost.
+///
+/// `socket` is the path of the server's command socket, NUL-terminated, or NULL for the default
+/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock). `segments` is the number of shared-memory
+/// segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle. `segment_size` is their
+/// size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is for how many milliseconds an
+/// open, or a transfer that has begun, waits for a server that is absent or silent. `client` receives the client; it is
+/// written only on success.
+///
+/// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `client` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_SYSTEM.
+///
+/// Ownership: the client is the caller's, to be freed with shm_channel_client_free. `socket` is copied.
+///
+/// Threads: any. A client that a fork(2) copies is of no use to the child.
+///
+/// # Safety
+/// `socket` is NULL or NUL-terminated; `client` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shm_channel_client_create(
+    socket: *const c_char,
+    segments: u32,
+    segment_size: u32,
+    wait_ms: u32,
+    client: *mut *mut shm_channel_client_t,
+) -> shm_channel_error_t {
+    status(|| {
+        if client.is_null() {
+            return Err(SHM_CHANNEL_NULL);
+        }
+        // SAFETY: the caller's promise.
+        let socket = unsafe { socket_path(socket) };
+        let wait = Duration::from_millis(wait_ms.into());
+        let started = Client::start(ClientConfig { socket, segments, segment_size, wait })?;
+        let handle = Box::into_raw(Box::new(shm_channel_client_t(Arc::new(started))));
+        // SAFETY: not NULL, and room for a pointer by the caller's promise.
+        unsafe { client.write(handle) };
+        Ok(())
+    })
+}
+
+/// Asks the server for the file behind a key, and waits for its answer.
+///
+/// `client` is the client. `key` are `key_len` bytes of any value, at most SHM_CHANNEL_MAX_KEY; it may be NULL if
+/// `key_len` is 0. `transfer` receives the file on its way; it is written only on success.
+///
+/// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_KEY_TOO_LONG; SHM_CHANNEL_NOT_FOUND; SHM_CHANNEL_UNREADABLE;
+/// SHM_CHANNEL_UNAVAILABLE or SHM_CHANNEL_NO_SEGMENT after the time that the client waits; SHM_CHANNEL_CLOSED if it is
+/// freed meanwhile.
+///
+/// Ownership: the transfer is the caller's, to be freed with shm_channel_transfer_free, before the client is freed or
+/// after. `key` is copied.
+///
+/// Threads: any number at once with one client. More transfers at a time than there are segments wait for each other,
+/// so a thread that keeps one open must not wait for a second where another thread does the same.
+///
+/// # Safety
+/// `client` is NULL or what shm_channel_client_create made, and not freed before this returns; `key` is NULL or points
+/// to `key_len` bytes; `transfer` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shm_channel_client_open(
+    client: *const shm_channel_client_t,
+    key: *const c_char,
+    key_len: usize,
+    transfer: *mut *mut shm_channel_transfer_t,
+) -> shm_channel_error_t {
+    status(|| {
+        // SAFETY: NULL or a live client by the caller's promise.
+        let Some(shm_channel_client_t(client)) = (unsafe { client.as_ref() }) else { return Err(SHM_CHANNEL_NULL) };
+        if transfer.is_null() || (key.is_null() && key_len > 0) {
+            return Err(SHM_CHANNEL_NULL);
+        }
+        if key_len > SHM_CHANNEL_MAX_KEY {
+            return Err(shm_channel_error_t::SHM_CHANNEL_KEY_TOO_LONG);
+        }
+        let key = match key_len {
+            0 => &[],
+            // SAFETY: not NULL, and so many bytes by the caller's promise.
+            _ => unsafe { std::slice::from_raw_parts(key.cast(), key_len) },
+        };
+        let opened = shm_channel_transfer_t::open(client, key)?;
+        // SAFETY: not NULL, and room for a pointer by the caller's promise.
+        unsafe { transfer.write(Box::into_raw(Box::new(opened))) };
+        Ok(())
+    })
+}
+
+/// Ends a client's session and its thread, and frees it. Transfers that are still open fail with SHM_CHANNEL_CLOSED, and
+/// keep the shared memory mapped until they are freed.
+///
+/// `client` is the client; NULL does nothing.
+///
+/// Threads: any, once, when no thread is in shm_channel_client_open with this client; not from a signal handler.
+///
+/// # Safety
+/// `client` is NULL or what shm_channel_client_create made, and not freed yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shm_channel_client_free(client: *mut shm_channel_client_t) {
+    guard((), || {
+        if !client.is_null() {
+            // SAFETY: made by Box::into_raw, and freed once, by the caller's promise.
+            let shm_channel_client_t(client) = *unsafe { Box::from_raw(client) };
+            client.stop();
+        }
+    });
+}
+
+/// The path that a C string names, or the default.
+///
+/// # Safety
+/// `socket` is NULL or NUL-terminated.
+pub(super) unsafe fn socket_path(socket: *const c_char) -> PathBuf {
+    if socket.is_null() {
+        return channel::default_socket();
+    }
+    // SAFETY: not NULL, and the caller's promise.
+    PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(socket) }.to_bytes()))
+}

@@ -1,0 +1,112 @@
+//! A file on its way.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use self_cell::self_cell;
+
+use super::super::guard;
+use super::error::shm_channel_error_t::{self, SHM_CHANNEL_NULL};
+use super::error::status;
+use crate::channel::{Client, Transfer};
+
+/// What a transfer borrows: so C may free the client first, and need not keep the key.
+struct Origin {
+    client: Arc<Client>,
+    key: Box<[u8]>,
+}
+
+self_cell!(
+    struct Owned {
+        owner: Origin,
+        #[covariant]
+        dependent: Transfer,
+    }
+);
+
+/// A file on its way from the server.
+#[allow(non_camel_case_types)]
+pub struct shm_channel_transfer_t(Owned);
+
+impl shm_channel_transfer_t {
+    pub(super) fn open(client: &Arc<Client>, key: &[u8]) -> Result<Self, shm_channel_error_t> {
+        let origin = Origin { client: Arc::clone(client), key: key.into() };
+        Ok(Self(Owned::try_new(origin, |origin| origin.client.open(&origin.key))?))
+    }
+}
+
+/// The length of the file.
+///
+/// `transfer` is the transfer. Returns the number of bytes; 0 for NULL.
+///
+/// Threads: one at a time for each transfer.
+///
+/// # Safety
+/// `transfer` is NULL or what shm_channel_client_open made, and not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shm_channel_transfer_length(transfer: *const shm_channel_transfer_t) -> u64 {
+    guard(0, || {
+        // SAFETY: NULL or live by the caller's promise.
+        unsafe { transfer.as_ref() }.map_or(0, |transfer| transfer.0.borrow_dependent().len())
+    })
+}
+
+/// Waits for the next bytes of the file.
+///
+/// `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number; after the last bytes of the
+/// file, `data` receives NULL and `len` 0. Both are written only on success.
+///
+/// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
+/// SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
+/// transfer goes on with the next one where the file is still the same.
+///
+/// Ownership: the bytes lie in the shared memory, are valid until the next call with this transfer, and must not be
+/// written. The server's process could change them at any time: what must be checked and then used has to be copied
+/// first. To pass them on, give them to write(2) or send(2) as they are.
+///
+/// Threads: one at a time for each transfer, not always the same.
+///
+/// # Safety
+/// `transfer` is NULL or what shm_channel_client_open made, and not freed; `data` is NULL or points to memory for a
+/// pointer, `len` to memory for a size_t.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shm_channel_transfer_next(
+    transfer: *mut shm_channel_transfer_t,
+    data: *mut *const c_void,
+    len: *mut usize,
+) -> shm_channel_error_t {
+    status(|| {
+        if data.is_null() || len.is_null() {
+            return Err(SHM_CHANNEL_NULL);
+        }
+        // SAFETY: NULL or live, and this thread's alone, by the caller's promise.
+        let Some(shm_channel_transfer_t(owned)) = (unsafe { transfer.as_mut() }) else { return Err(SHM_CHANNEL_NULL) };
+        let (begin, size) = owned.with_dependent_mut(|_, transfer| {
+            transfer.next_chunk().map(|chunk| chunk.map_or((std::ptr::null(), 0), |c| (c.as_ptr(), c.len())))
+        })?;
+        // SAFETY: not NULL, and room by the caller's promise.
+        unsafe {
+            data.write(begin.cast());
+            len.write(size);
+        }
+        Ok(())
+    })
+}
+
+/// Frees a transfer, at its end or before: then the server stops to send.
+///
+/// `transfer` is the transfer; NULL does nothing. The bytes that shm_channel_transfer_next gave are valid no more.
+///
+/// Threads: any, once.
+///
+/// # Safety
+/// `transfer` is NULL or what shm_channel_client_open made, and not freed yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shm_channel_transfer_free(transfer: *mut shm_channel_transfer_t) {
+    guard((), || {
+        if !transfer.is_null() {
+            // SAFETY: made by Box::into_raw, and freed once, by the caller's promise.
+            drop(unsafe { Box::from_raw(transfer) });
+        }
+    });
+}

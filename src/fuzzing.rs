@@ -1,0 +1,135 @@
+//! Every byte that crosses a trust boundary, as functions of bytes: the targets of `fuzz/`, and of the properties below, which
+//! run in `make test`. Each function panics where a parser or a side of the ring does what it must not.
+
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::cache::Catalog;
+use crate::channel::fuzzing as channel;
+use crate::getfile::{HeaderParser, Parsed};
+
+/// The datagrams of the command socket, and descriptors.
+pub fn wire(bytes: &[u8]) {
+    channel::datagrams(bytes);
+    channel::descriptors(bytes);
+}
+
+/// The server's side of a lease, whose consumer writes what it likes.
+pub fn producer(bytes: &[u8]) {
+    channel::producer(bytes);
+}
+
+/// The client's side of a lease, whose producer writes what it likes.
+pub fn consumer(bytes: &[u8]) {
+    channel::consumer(bytes);
+}
+
+/// A locals file: as many entries as good lines, each to be found by its key.
+pub fn locals(bytes: &[u8]) {
+    let memory = memfd_create(c"locals", MFdFlags::MFD_CLOEXEC).expect("a memfd");
+    let mut file = std::fs::File::from(memory);
+    file.write_all(bytes).expect("a file in memory");
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()));
+    let catalog = Catalog::load(&path).expect("a file that can be read");
+    let lines = bytes.split(|&byte| byte == b'\n').count();
+    assert!(catalog.len() + catalog.skipped() <= lines);
+    for word in bytes.split(|byte| byte.is_ascii_whitespace()) {
+        if let Some(entry) = catalog.find(word) {
+            assert!(!catalog.path(entry).as_os_str().is_empty());
+        }
+    }
+}
+
+/// A request line of a GETFILE client.
+#[cfg(feature = "gfserver")]
+pub fn request(bytes: &[u8]) {
+    if let Ok(words) = crate::gfserver::parse_request(bytes) {
+        assert!(bytes[words.protocol].eq_ignore_ascii_case(b"GETFILE"));
+        assert!(bytes[words.method].eq_ignore_ascii_case(b"GET"));
+        let path = &bytes[words.path];
+        assert!(path.starts_with(b"/") && !path.iter().any(|byte| byte.is_ascii_whitespace() || *byte == 0));
+    }
+}
+
+/// The header of a GETFILE server's answer: the same in one piece and in pieces of one byte.
+pub fn header(bytes: &[u8]) {
+    let whole = HeaderParser::new().push(bytes);
+    let mut parser = HeaderParser::new();
+    for (i, byte) in bytes.iter().enumerate() {
+        match parser.push(std::slice::from_ref(byte)) {
+            Ok(Parsed::Partial) => {}
+            Ok(Parsed::Complete { header, used }) => {
+                return assert_eq!(whole, Ok(Parsed::Complete { header, used: i + used }));
+            }
+            Err(error) => return assert_eq!(whole, Err(error)),
+        }
+    }
+    assert_eq!(whole, Ok(Parsed::Partial));
+}
+
+#[cfg(all(test, not(loom)))]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..400)
+    }
+
+    /// Mostly the letters that mean something.
+    fn text(alphabet: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
+        let letter = prop_oneof![9 => prop::sample::select(alphabet), 1 => any::<u8>()];
+        prop::collection::vec(letter, 0..200)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn datagrams_of_any_bytes(bytes in bytes()) {
+            wire(&bytes);
+        }
+
+        #[test]
+        fn datagrams_with_a_few_wrong_bytes(kind in 0..5u8, rest in bytes(), at in 0..70usize, wrong: u8) {
+            let mut datagram = [b"GFSC".as_slice(), &[kind, 0, 0, 0], &rest].concat();
+            wire(&datagram);
+            let at = at.min(datagram.len() - 1);
+            datagram[at] = wrong;
+            wire(&datagram);
+        }
+
+        #[test]
+        fn a_producer_with_any_consumer(bytes in bytes()) {
+            producer(&bytes);
+        }
+
+        #[test]
+        fn a_consumer_with_any_producer(bytes in bytes()) {
+            consumer(&bytes);
+        }
+
+        #[test]
+        fn locals_of_any_bytes(bytes in text(b"/ab# \t\r\n\n\"\\\0")) {
+            locals(&bytes);
+        }
+
+        #[cfg(feature = "gfserver")]
+        #[test]
+        fn requests_of_any_bytes(path in text(b"/ab \t\r\n\0"), case: bool) {
+            let begin = if case { "GETFILE GET /" } else { "getfile\tget " };
+            request(&[begin.as_bytes(), &path, b"\r\n"].concat());
+            request(&path);
+        }
+
+        #[test]
+        fn headers_of_any_bytes(bytes in text(b"OK 0123456789\n"), begin in 0..4usize) {
+            let begin = ["", "GETFILE ", "GETFILE OK ", "GETFILE FILE_NOT_FOUND "][begin];
+            header(&[begin.as_bytes(), &bytes].concat());
+        }
+    }
+}

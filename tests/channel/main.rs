@@ -1,0 +1,12 @@
+//! The channel from outside: its C interface, its C examples, and second implementations of both sides, written from
+//! docs/protocol.md.
+
+#[path = "../common/programs.rs"]
+mod programs;
+
+mod abi;
+mod examples;
+mod memory;
+mod second_client;
+mod second_server;
+mod store;
