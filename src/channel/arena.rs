@@ -47,6 +47,8 @@ pub(crate) enum AdoptError {
     NotTmpfs,
     #[error("its memory has {got} bytes, {want} were announced")]
     Size { got: u64, want: u64 },
+    #[error("its memory is not reserved: {got} of {want} bytes are there")]
+    Sparse { got: u64, want: u64 },
     #[error("its memory does not begin with the header of this version")]
     Header,
     #[error("its memory cannot be mapped: {0}")]
@@ -76,9 +78,15 @@ impl Arena {
         if fstatfs(fd).map_err(io::Error::from)?.filesystem_type() != TMPFS_MAGIC {
             return Err(AdoptError::NotTmpfs);
         }
-        let got = nix::sys::stat::fstat(fd).map_err(io::Error::from)?.st_size.cast_unsigned();
-        if got != layout.total() {
-            return Err(AdoptError::Size { got, want: layout.total() });
+        let status = nix::sys::stat::fstat(fd).map_err(io::Error::from)?;
+        let (got, want) = (status.st_size.cast_unsigned(), layout.total());
+        if got != want {
+            return Err(AdoptError::Size { got, want });
+        }
+        // Pages that the peer has not reserved would be ours to pay for.
+        let got = status.st_blocks.cast_unsigned() * 512;
+        if got < want {
+            return Err(AdoptError::Sparse { got, want });
         }
         let arena = Self::map(fd.as_fd(), layout)?;
         let header = arena.header();

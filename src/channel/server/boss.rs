@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::unistd::geteuid;
 
 use super::session::Session;
-use super::{MAX_SESSIONS, STOP, Shared, worker};
+use super::{STOP, Shared, worker};
 use crate::channel::address::BoundSocket;
 use crate::channel::arena::Arena;
 use crate::channel::layout::Layout;
@@ -25,6 +25,9 @@ const HELLO_LIMIT: Duration = Duration::from_secs(1);
 const MAX_NEWCOMERS: usize = 64;
 /// How long a parked transfer's file is held for it.
 const PARKED_LIMIT: Duration = Duration::from_secs(60);
+/// So many connections are accepted before the boss looks for other events: enough to keep the kernel's queue of waiting
+/// connections short, so that a flood of some does not keep others out.
+const ACCEPT_BURST: usize = 64;
 /// How often the boss looks for what is overdue, while there is anybody.
 const TICK_MS: u16 = 250;
 /// How long accepting rests when descriptors have run out.
@@ -82,7 +85,13 @@ impl Boss {
             for event in &events[..ready] {
                 match event.data() {
                     STOP => return,
-                    LISTENER => self.accept(),
+                    LISTENER => {
+                        for _ in 0..ACCEPT_BURST {
+                            if !self.accept() {
+                                break;
+                            }
+                        }
+                    }
                     id if self.newcomers.contains_key(&id) => self.greet(id),
                     id => self.bury(id),
                 }
@@ -91,7 +100,8 @@ impl Boss {
         }
     }
 
-    fn accept(&mut self) {
+    /// Takes one waiting connection. False if there is none, or none can be taken.
+    fn accept(&mut self) -> bool {
         let socket = match self.bound.socket.accept() {
             Ok(socket) => socket,
             Err(error) => {
@@ -101,23 +111,27 @@ impl Boss {
                     self.listen_for(EpollFlags::empty());
                     self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
                 }
-                return;
+                return false;
             }
         };
-        let peer = match socket.peer() {
-            Ok(peer) => peer,
-            Err(error) => return warn!("a proxy without credentials: {error}"),
-        };
-        if peer.uid() != geteuid().as_raw() && peer.uid() != 0 {
-            return self.refuse(&socket, peer.pid(), &format!("user {} is not this daemon's", peer.uid()));
+        match socket.peer() {
+            Ok(peer) if peer.uid() != geteuid().as_raw() && peer.uid() != 0 => {
+                self.refuse(&socket, peer.pid(), &format!("user {} is not this daemon's", peer.uid()));
+            }
+            Ok(peer) => self.admit(socket, peer.pid()),
+            Err(error) => warn!("a proxy without credentials: {error}"),
         }
-        if self.shared.sessions.read().len() >= MAX_SESSIONS {
-            return self.refuse(&socket, peer.pid(), &format!("{MAX_SESSIONS} proxies are connected"));
-        }
+        true
+    }
+
+    /// Waits for the HELLO of a new connection; where too many have not said it yet, the oldest goes.
+    fn admit(&mut self, socket: SeqPacket, pid: i32) {
         if self.newcomers.len() >= MAX_NEWCOMERS {
             let oldest = self.newcomers.iter().min_by_key(|(_, n)| n.since).map(|(&id, _)| id);
             if let Some(newcomer) = oldest.and_then(|id| self.newcomers.remove(&id)) {
-                warn!("pid {} dropped: {MAX_NEWCOMERS} others connected before it said HELLO", newcomer.pid);
+                let pid = newcomer.pid;
+                let what = format_args!("pid {pid} dropped: {MAX_NEWCOMERS} others connected before it said HELLO");
+                self.shared.complaints.tell(pid, what);
             }
         }
         let id = self.next_id;
@@ -125,14 +139,14 @@ impl Boss {
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, id);
         match self.events.add(socket.as_fd(), event) {
             Ok(()) => {
-                self.newcomers.insert(id, Newcomer { socket, pid: peer.pid(), since: Instant::now() });
+                self.newcomers.insert(id, Newcomer { socket, pid, since: Instant::now() });
             }
-            Err(errno) => warn!("pid {} dropped: epoll_ctl: {errno}", peer.pid()),
+            Err(errno) => self.shared.complaints.tell(pid, format_args!("pid {pid} dropped: epoll_ctl: {errno}")),
         }
     }
 
     fn refuse(&self, socket: &SeqPacket, pid: i32, reason: &str) {
-        warn!("pid {pid} refused: {reason}");
+        self.shared.complaints.tell(pid, format_args!("pid {pid} refused: {reason}"));
         // A peer that does not take its refusal just sees the end of the connection.
         let _ = socket.send(&HelloReply::Refused(reason.to_owned()).encode(), None);
     }
@@ -140,10 +154,13 @@ impl Boss {
     /// Reads a newcomer's HELLO and makes it a session, or drops it.
     fn greet(&mut self, id: u64) {
         let Some(newcomer) = self.newcomers.get(&id) else { return };
-        let arena = match read_hello(&newcomer.socket) {
-            Ok(Some(arena)) => Ok(arena),
-            Ok(None) => return,
-            Err(reason) => Err(reason),
+        let arena = match self.shared.refuses(newcomer.pid) {
+            Some(reason) => Err(reason),
+            None => match read_hello(&newcomer.socket) {
+                Ok(Some(arena)) => Ok(arena),
+                Ok(None) => return,
+                Err(reason) => Err(reason),
+            },
         };
         let Some(Newcomer { socket, pid, .. }) = self.newcomers.remove(&id) else { return };
         let _ = self.events.delete(socket.as_fd());
@@ -152,7 +169,7 @@ impl Boss {
             Err(reason) => return self.refuse(&socket, pid, &reason),
         };
         if let Err(error) = socket.send(&HelloReply::Welcome { version: VERSION, features: 0 }.encode(), None) {
-            return warn!("pid {pid} dropped: {error}");
+            return self.shared.complaints.tell(pid, format_args!("pid {pid} dropped: {error}"));
         }
         if let Ok(process) = socket.peer_pidfd()
             && self.events.add(process.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id)).is_ok()
@@ -180,10 +197,12 @@ impl Boss {
     /// that nobody takes up; accepts again after a pause.
     fn tidy(&mut self) {
         let now = Instant::now();
+        let complaints = &self.shared.complaints;
         self.newcomers.retain(|_, newcomer| {
             let in_time = now.duration_since(newcomer.since) < HELLO_LIMIT;
             if !in_time {
-                warn!("pid {} dropped: no HELLO within {} s", newcomer.pid, HELLO_LIMIT.as_secs());
+                let (pid, limit) = (newcomer.pid, HELLO_LIMIT.as_secs());
+                complaints.tell(pid, format_args!("pid {pid} dropped: no HELLO within {limit} s"));
             }
             in_time
         });

@@ -3,6 +3,7 @@
 //! Every request that is read is answered by exactly one end of its lease, or its session ends.
 
 mod boss;
+mod complaints;
 mod session;
 mod worker;
 
@@ -14,20 +15,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
-use log::{info, warn};
+use log::info;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::RwLock;
 
 use super::address::{BindError, BoundSocket, default_socket};
 use super::store::Store;
+use complaints::Complaints;
 use session::Session;
 
 /// The event of the stop descriptor; sessions are numbered from 1.
 const STOP: u64 = 0;
 
-/// The most proxies at a time.
+/// The most proxies at a time, where descriptors allow it.
 const MAX_SESSIONS: usize = 512;
+/// The most of them in one process: one that opens session after session must leave room for others.
+const MAX_SESSIONS_OF_A_PROCESS: usize = 64;
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -61,6 +66,9 @@ pub enum ServerError {
 pub(crate) struct Shared {
     store: Arc<dyn Store>,
     threads: usize,
+    /// The descriptors that this process may have.
+    descriptors: usize,
+    complaints: Complaints,
     /// The sessions' sockets, each for one event at a time.
     requests: Epoll,
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
@@ -84,10 +92,29 @@ impl Shared {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// The most workers that one session may hold: all if it is alone, else three of four.
+    /// The most workers that one session may hold: all if it is alone, else three of four, but never the last one.
     fn turns_per_session(&self) -> usize {
         let alone = self.sessions.read().len() <= 1;
-        if alone { self.threads } else { (self.threads - self.threads / 4).max(1) }
+        if alone { self.threads } else { (self.threads - (self.threads / 4).max(1)).max(1) }
+    }
+
+    /// Why one more session of a process is too many, if it is.
+    fn refuses(&self, pid: i32) -> Option<String> {
+        let sessions = self.sessions.read();
+        // Two descriptors each; the files need theirs, too.
+        let most = MAX_SESSIONS.min(self.descriptors / 8).max(1);
+        if sessions.len() >= most {
+            return Some(format!("{most} proxies are connected"));
+        }
+        let of_this = sessions.values().filter(|session| session.pid == pid).count();
+        let too_many = of_this >= MAX_SESSIONS_OF_A_PROCESS;
+        too_many.then(|| format!("this process has {MAX_SESSIONS_OF_A_PROCESS} sessions"))
+    }
+
+    /// For how many parked transfers a session may hold files open.
+    fn parking_places(&self) -> usize {
+        let sessions = self.sessions.read().len().max(1);
+        (self.descriptors / 8 / sessions).max(1)
     }
 
     /// Ends a session and forgets it; its memory is unmapped when the last worker lets go of it. `fault` is what the peer
@@ -97,7 +124,10 @@ impl Shared {
             return;
         }
         match fault {
-            Some(fault) => warn!("session {} (pid {}) dropped: {fault}", session.id, session.pid),
+            Some(fault) => {
+                let (id, pid) = (session.id, session.pid);
+                self.complaints.tell(pid, format_args!("session {id} (pid {pid}) dropped: {fault}"));
+            }
             None => info!("session {} (pid {}) ended", session.id, session.pid),
         }
         let _ = self.requests.delete(session.socket.as_fd());
@@ -126,6 +156,8 @@ impl Server {
         let shared = Arc::new(Shared {
             store,
             threads: config.threads.max(1),
+            descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft as usize),
+            complaints: Complaints::default(),
             requests,
             sessions: RwLock::new(HashMap::new()),
             idle: AtomicUsize::new(0),

@@ -56,14 +56,15 @@ impl Session {
         self.leased[usize::from(lead)].store(false, Ordering::Release);
     }
 
-    /// Keeps the file of a transfer that stops before its end. While descriptors are scarce the number of files that are
-    /// held this way does not grow.
-    pub(crate) fn park(&self, file: &Arc<OpenFile>) {
+    /// Keeps the file of a transfer that stops before its end, of `most` transfers at most. While descriptors are scarce
+    /// the number of files that are held this way does not grow.
+    pub(crate) fn park(&self, file: &Arc<OpenFile>, most: usize) {
         let mut parked = self.parked.lock();
         let same = parked.iter().find(|(other, _)| other.validator() == file.validator());
         let file = Arc::clone(same.map_or(file, |(other, _)| other));
         let scarce = OpenFile::count() > OpenFile::most();
-        if parked.len() == MOST_PARKED || (scarce && !parked.is_empty()) {
+        let most = if scarce { parked.len() } else { most }.clamp(1, MOST_PARKED);
+        while parked.len() >= most {
             parked.pop_front();
         }
         parked.push_back((file, Instant::now()));

@@ -20,8 +20,10 @@ use crate::channel::wire::{Get, MAX_DATAGRAM};
 const PATIENCE: Duration = Duration::from_millis(5);
 const PATIENCE_BUSY: Duration = Duration::from_millis(1);
 
-/// The bytes after which a transfer goes to the end of the line, while no worker is idle.
+/// The bytes and the time after which a transfer goes to the end of the line, while no worker is idle. Bytes alone would
+/// let a proxy that releases one small chunk within each patience keep a worker for many seconds.
 const QUANTUM: u64 = 8 << 20;
+const TURN: Duration = Duration::from_millis(20);
 
 /// A session's socket, for one event.
 pub(super) const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLONESHOT);
@@ -150,6 +152,7 @@ impl Lease<'_> {
         let validator = file.validator();
         let segment_size = u64::from(self.session.arena.segment_size());
         self.producer.describe(validator);
+        let begun = Instant::now();
         let mut at = offset;
         loop {
             let segment = self.next_segment(file)?;
@@ -173,7 +176,8 @@ impl Lease<'_> {
                 self.producer.publish(segment, len, Kind::End);
                 return Ok(());
             }
-            if (at - offset >= QUANTUM && !self.shared.has_idle()) || self.shared.stopping() {
+            let enough = || at - offset >= QUANTUM || begun.elapsed() >= TURN;
+            if (!self.shared.has_idle() && enough()) || self.shared.stopping() {
                 self.park(file, segment, len);
                 return Ok(());
             }
@@ -191,7 +195,7 @@ impl Lease<'_> {
             }
             if self.producer.cancelled() {
                 // Perhaps only to let others have the segment.
-                self.session.park(file);
+                self.session.park(file, self.shared.parking_places());
                 self.end(Kind::Cancelled);
                 return Err(Stop::Ended);
             }
@@ -210,7 +214,7 @@ impl Lease<'_> {
 
     /// Ends the lease before the file ends, with the data in `segment` or without. A slow client never holds a worker.
     fn park(&mut self, file: &Arc<OpenFile>, segment: u16, len: u32) {
-        self.session.park(file);
+        self.session.park(file, self.shared.parking_places());
         self.session.unlease(self.lead);
         self.producer.publish(segment, len, Kind::Parked);
     }
