@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, process};
 
-use log::{info, warn};
+use log::{Level, info, log, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -20,7 +20,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::address::default_socket;
 use super::layout::{Layout, LayoutError};
-use session::{ConnectError, Session};
+use crate::sys::seqpacket::SeqPacket;
+use session::{ConnectError, Greeted, Session};
 pub use transfer::{OpenError, Transfer, TransferError};
 
 /// How long to wait between attempts to reach an absent daemon: first, and at most.
@@ -197,11 +198,12 @@ impl Shared {
     /// The client's thread: connects, watches for the end of the session, connects again.
     fn keep_session(&self) {
         let mut pause = RETRY_FIRST;
-        let mut complained = String::new();
+        let mut told = String::new();
         let mut id = u64::from(process::id()) << 32;
         loop {
             id += 1;
-            match Session::connect(&self.config.socket, self.layout, id) {
+            let mut hurry = RETRY_ASKED;
+            match self.connect(id) {
                 Ok(session) => {
                     let session = Arc::new(session);
                     if !self.publish(&session) {
@@ -209,29 +211,38 @@ impl Shared {
                     }
                     info!("connected to the cache daemon at {}", self.config.socket.display());
                     self.sessions.fetch_add(1, Ordering::Relaxed);
-                    complained.clear();
-                    pause = RETRY_FIRST;
-                    self.watch(&session);
+                    let begun = Instant::now();
+                    self.watch(&session.socket, || session.is_lost());
                     self.state.lock().session = None;
-                    session.lose(None);
-                }
-                Err(error) => {
-                    let text = error.to_string();
-                    if complained != text {
-                        let path = self.config.socket.display();
-                        match error {
-                            ConnectError::Absent(_) => info!("waiting for the cache daemon at {path}: {text}"),
-                            _ => warn!("cache daemon at {path}: {text}"),
-                        }
-                        complained = text;
+                    session.lose(session.has_datagram().then_some("a datagram after its WELCOME"));
+                    if let Some(fault) = session.fault() {
+                        tell(&mut told, Level::Warn, format!("left the cache daemon, pid {}: {fault}", session.pid));
+                        // It will do the same again: no request makes that urgent.
+                        (pause, hurry) = (RETRY_MOST, RETRY_MOST);
+                    } else {
+                        told.clear();
+                        // A daemon that ends each session at once is not to be asked in a busy loop.
+                        pause = if begun.elapsed() > RETRY_MOST { RETRY_FIRST } else { pause };
                     }
                 }
+                Err(_) if self.state.lock().stopped => return,
+                Err(error) => {
+                    let level = if matches!(error, ConnectError::Absent(_)) { Level::Info } else { Level::Warn };
+                    tell(&mut told, level, format!("no cache daemon at {}: {error}", self.config.socket.display()));
+                }
             }
-            if !self.rest(pause) {
+            if !self.rest(pause, hurry) {
                 return;
             }
             pause = (pause * 2).min(RETRY_MOST);
         }
+    }
+
+    /// Shakes hands with a daemon.
+    fn connect(&self, id: u64) -> Result<Session, ConnectError> {
+        let greeted = Greeted::connect(&self.config.socket, self.layout, id)?;
+        self.watch(&greeted.socket, || self.state.lock().stopped);
+        greeted.finish()
     }
 
     fn publish(&self, session: &Arc<Session>) -> bool {
@@ -243,18 +254,15 @@ impl Shared {
         !state.stopped
     }
 
-    /// Returns when the session has ended or a thread gave it up.
-    fn watch(&self, session: &Session) {
-        while !session.is_lost() {
-            let mut fds = [
-                PollFd::new(session.socket.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.poke.as_fd(), PollFlags::POLLIN),
-            ];
+    /// Returns when the daemon has said something or hung up, or when a poke made `enough` true.
+    fn watch(&self, socket: &SeqPacket, enough: impl Fn() -> bool) {
+        while !enough() {
+            let mut fds =
+                [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.poke.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return warn!("poll: {errno}"),
             }
-            // The daemon has nothing to say on the socket after WELCOME: whatever makes it readable ends the session.
             if fds[0].any().unwrap_or(true) {
                 return;
             }
@@ -262,8 +270,8 @@ impl Shared {
         }
     }
 
-    /// Waits before the next attempt; shortly, if a request waits. False if the client stops.
-    fn rest(&self, pause: Duration) -> bool {
+    /// Waits before the next attempt; `hurry` at most, if a request waits. False if the client stops.
+    fn rest(&self, pause: Duration, hurry: Duration) -> bool {
         let deadline = Instant::now() + pause;
         loop {
             let mut until = deadline;
@@ -273,7 +281,7 @@ impl Shared {
                     return false;
                 }
                 if state.asked > 0 {
-                    until = until.min(Instant::now() + RETRY_ASKED);
+                    until = until.min(Instant::now() + hurry);
                 }
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -289,5 +297,13 @@ impl Shared {
     fn forget_pokes(&self) {
         // Nothing to read is as good as read.
         let _ = self.poke.read();
+    }
+}
+
+/// Logs a state of affairs once, not at every attempt to change it.
+fn tell(told: &mut String, level: Level, text: String) {
+    if *told != text {
+        log!(level, "{text}");
+        *told = text;
     }
 }

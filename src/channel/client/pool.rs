@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::ring::{Area, Consumer, Violation};
-use crate::channel::sync::{AtomicUsize, Condvar, Mutex, Ordering};
+use crate::channel::sync::{AtomicU32, Condvar, Mutex, Ordering};
 
 /// How often a waiter looks whether quarantined segments are free again.
 const REAP: Duration = Duration::from_millis(5);
@@ -39,7 +39,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Pool {
     state: Mutex<State>,
-    waiting: AtomicUsize,
+    waiting: AtomicU32,
 }
 
 /// Why there is no segment.
@@ -55,7 +55,7 @@ pub(crate) enum NoSegment {
 impl Pool {
     pub(crate) fn new(segments: Vec<Consumer>) -> Self {
         let state = State { free: segments, ..State::default() };
-        Self { state: Mutex::new(state), waiting: AtomicUsize::new(0) }
+        Self { state: Mutex::new(state), waiting: AtomicU32::new(0) }
     }
 
     /// A segment, after everybody who asked before.
@@ -125,9 +125,9 @@ impl Pool {
         state.call_reaper();
     }
 
-    /// Whether a thread waits for a segment.
-    pub(crate) fn has_waiters(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+    /// How many threads wait for a segment.
+    pub(crate) fn waiters(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Sends all waiters away: the session has ended.

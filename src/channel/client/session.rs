@@ -4,10 +4,10 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use log::warn;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -18,15 +18,24 @@ use crate::channel::ring::{self, Area, Consumer};
 use crate::channel::wire::{Hello, HelloReply, VERSION};
 use crate::sys::seqpacket::SeqPacket;
 
-/// How long a daemon may take from HELLO to WELCOME.
-const WELCOME_LIMIT: Duration = Duration::from_secs(2);
-
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) arena: Arena,
     pub(crate) pool: Pool,
     pub(crate) socket: SeqPacket,
+    /// The daemon's process.
+    pub(crate) pid: i32,
     lost: AtomicBool,
+    fault: OnceLock<String>,
+}
+
+/// A connection on which HELLO was said and WELCOME is awaited. It is awaited as long as the connection lives: a daemon
+/// that is stopped would keep the memory of every attempt that was given up.
+#[derive(Debug)]
+pub(crate) struct Greeted {
+    pub(crate) socket: SeqPacket,
+    arena: Arena,
+    pid: i32,
 }
 
 /// Why there is no session.
@@ -35,23 +44,22 @@ pub(crate) enum ConnectError {
     /// Nobody listens, or the listener is busy: later it may be better.
     #[error("{0}")]
     Absent(#[source] io::Error),
-    /// The daemon said why not.
-    #[error("the daemon refused: {0}")]
-    Refused(String),
-    /// The listener is no daemon of this protocol.
+    /// The daemon said why not, or is none of this protocol.
     #[error("{0}")]
-    Protocol(String),
+    Refused(String),
     /// The memory cannot be had.
     #[error("no shared memory: {0}")]
     Memory(#[source] io::Error),
 }
 
-impl Session {
+impl Greeted {
+    /// Connects and says HELLO.
     pub(crate) fn connect(path: &Path, layout: Layout, id: u64) -> Result<Self, ConnectError> {
         let socket = SeqPacket::connect(path).map_err(ConnectError::Absent)?;
-        let uid = socket.peer().map_err(ConnectError::Absent)?.uid();
+        let peer = socket.peer().map_err(ConnectError::Absent)?;
+        let (uid, pid) = (peer.uid(), peer.pid());
         if uid != nix::unistd::geteuid().as_raw() && uid != 0 {
-            return Err(ConnectError::Protocol(format!("the daemon runs as user {uid}, not as this one")));
+            return Err(ConnectError::Refused(format!("pid {pid} runs as user {uid}, not as this one")));
         }
         let (arena, memory) = Arena::create(layout).map_err(ConnectError::Memory)?;
         let hello = Hello {
@@ -63,18 +71,35 @@ impl Session {
             features: 0,
         };
         socket.send(&hello.encode(), Some(memory.as_fd())).map_err(ConnectError::Absent)?;
-        match read_reply(&socket)? {
-            HelloReply::Welcome { version: VERSION, features: 0 } => {}
-            HelloReply::Welcome { version, features } => {
-                let text = format!("the daemon chose version {version} with features {features:#x}");
-                return Err(ConnectError::Protocol(text));
-            }
-            HelloReply::Refused(reason) => return Err(ConnectError::Refused(reason)),
-        }
-        let segments = (0..layout.segments).rev().map(|lead| Consumer::new(lead as u16, FIRST_SEQUENCE)).collect();
-        Ok(Self { arena, pool: Pool::new(segments), socket, lost: AtomicBool::new(false) })
+        Ok(Self { socket, arena, pid })
     }
 
+    /// Reads the answer, which has arrived.
+    pub(crate) fn finish(self) -> Result<Session, ConnectError> {
+        let Self { socket, arena, pid } = self;
+        let refused = |what: &str| ConnectError::Refused(format!("pid {pid} {what}"));
+        let mut buffer = [0; 512];
+        let reply = match socket.receive(&mut buffer) {
+            Ok(0) => return Err(refused("hung up on HELLO")),
+            Ok(len) => buffer.get(..len).and_then(|reply| HelloReply::decode(reply).ok()),
+            Err(error) => return Err(ConnectError::Absent(error)),
+        };
+        match reply {
+            Some(HelloReply::Welcome { version: VERSION, features: 0 }) => {}
+            Some(HelloReply::Welcome { version, features }) => {
+                return Err(refused(&format!("chose version {version} with features {features:#x}")));
+            }
+            Some(HelloReply::Refused(reason)) => return Err(refused(&format!("refused: {reason}"))),
+            None => return Err(refused("answered HELLO with a malformed datagram")),
+        }
+        let segments = arena.layout().segments;
+        let segments = (0..segments).rev().map(|lead| Consumer::new(lead as u16, FIRST_SEQUENCE)).collect();
+        let (pool, lost, fault) = (Pool::new(segments), AtomicBool::new(false), OnceLock::new());
+        Ok(Session { arena, pool, socket, pid, lost, fault })
+    }
+}
+
+impl Session {
     /// Sends a request; a full socket is waited for.
     pub(crate) fn send(&self, datagram: &[u8], deadline: Instant) -> io::Result<()> {
         loop {
@@ -94,42 +119,29 @@ impl Session {
         self.lost.load(Ordering::Acquire)
     }
 
+    /// Whether the daemon has said anything since its WELCOME, which no honest one does.
+    pub(crate) fn has_datagram(&self) -> bool {
+        self.socket.receive(&mut [0]).is_ok_and(|len| len > 0)
+    }
+
+    /// What the daemon did wrong, if the session is lost for that.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.fault.get().map(String::as_str)
+    }
+
     /// Ends the session; all who wait on it go on to the next one. `fault` is what the daemon did wrong, if it did.
     pub(crate) fn lose(&self, fault: Option<&str>) {
         if self.lost.swap(true, Ordering::AcqRel) {
             return;
         }
         if let Some(fault) = fault {
-            warn!("left the cache daemon: {fault}");
+            let _ = self.fault.set(fault.to_owned());
         }
         self.socket.shut_down();
         self.pool.close();
         for segment in 0..self.arena.layout().segments {
             ring::dismiss_consumer(self.arena.control(segment as u16));
         }
-    }
-}
-
-fn read_reply(socket: &SeqPacket) -> Result<HelloReply, ConnectError> {
-    let deadline = Instant::now() + WELCOME_LIMIT;
-    let mut buffer = [0; 512];
-    loop {
-        match socket.receive(&mut buffer) {
-            Ok(0) => return Err(ConnectError::Protocol("the daemon hung up on HELLO".to_owned())),
-            Ok(len) => {
-                let reply = buffer.get(..len).ok_or_else(|| "a reply too long".to_owned());
-                let reply = reply.and_then(|reply| HelloReply::decode(reply).map_err(|e| e.to_string()));
-                return reply.map_err(ConnectError::Protocol);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(ConnectError::Absent(error)),
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let text = format!("no WELCOME within {} s", WELCOME_LIMIT.as_secs());
-            return Err(ConnectError::Absent(io::Error::new(io::ErrorKind::TimedOut, text)));
-        }
-        wait_for(socket, PollFlags::POLLIN, left).map_err(ConnectError::Absent)?;
     }
 }
 

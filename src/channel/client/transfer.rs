@@ -17,8 +17,14 @@ use crate::reply::Chunk;
 /// in the second-level cache. Two segments at least.
 const IN_FLIGHT: u32 = 512 << 10;
 
-/// How long a transfer may hold its segment while others wait for one.
+/// How long a transfer may hold its segment while others wait for one, and how long all that wait may take together until
+/// each has had its turn.
 const TURN: Duration = Duration::from_millis(50);
+const ROUND: Duration = Duration::from_secs(1);
+
+/// After so long a sleeping transfer looks around by itself: a wake can come between its last look and its sleep when the
+/// session ends, and a peer may wake nobody at all.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How often a request is made again whose file changed under the first read.
 const ATTEMPTS: u32 = 5;
@@ -183,6 +189,15 @@ impl<'a> Transfer<'a> {
         Ok(Some(lease.session.arena.chunk(chunk.segment, chunk.len)))
     }
 
+    /// Gives the last `unused` bytes of the chunk and all segments back, for whoever can use them while the caller cannot.
+    /// The next chunk begins with those bytes.
+    pub fn put_back(&mut self, unused: usize) {
+        debug_assert!(self.held.is_some_and(|chunk| unused <= chunk.len as usize));
+        self.held = None;
+        self.at -= unused as u64;
+        self.leave();
+    }
+
     /// Gets the next chunk with data, over as many leases and sessions as it takes.
     fn fetch(&mut self) -> Result<Published, TransferError> {
         let wait = self.shared.config.wait;
@@ -268,7 +283,7 @@ impl<'a> Transfer<'a> {
             if left.is_zero() {
                 return Step::TimedOut;
             }
-            lease.consumer.wait(control, left);
+            lease.consumer.wait(control, left.min(LOOK));
         };
         lease.ended = chunk.kind.ends_lease();
         if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
@@ -278,6 +293,10 @@ impl<'a> Transfer<'a> {
             let file = lease.consumer.file(control);
             if self.file.is_some_and(|known| known != file) {
                 return Step::Refused(Kind::Changed);
+            }
+            if i64::try_from(file.len).is_err() {
+                session.lose(Some(&Violation("file_len").to_string()));
+                return Step::Lost;
             }
             self.file = Some(file);
         }
@@ -299,7 +318,7 @@ impl<'a> Transfer<'a> {
         let left = self.len() - self.at;
         let Some(lease) = &mut self.lease else { return };
         let Lease { session, consumer, loans, .. } = lease;
-        if chunk.kind != Kind::Data || !loans.is_empty() || session.pool.has_waiters() {
+        if chunk.kind != Kind::Data || !loans.is_empty() || session.pool.waiters() > 0 {
             return;
         }
         let segment_size = session.arena.segment_size();
@@ -324,12 +343,13 @@ impl<'a> Transfer<'a> {
         }
         let Lease { session, consumer, loans, .. } = lease;
         let control = session.arena.control(consumer.lead());
-        let wanted = session.pool.has_waiters();
+        let waiters = session.pool.waiters();
+        let wanted = waiters > 0;
         let loan = loans.iter().position(|loan| wanted && loan.lead() == chunk.segment);
         consumer.release(control, chunk, loan.is_some());
         if let Some(loan) = loan {
             session.pool.give_back([loans.swap_remove(loan)]);
-        } else if wanted && loans.is_empty() && lease.begun.elapsed() > TURN {
+        } else if wanted && loans.is_empty() && lease.begun.elapsed() > TURN.min(ROUND / waiters) {
             self.leave();
         }
     }
