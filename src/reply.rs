@@ -33,6 +33,12 @@ impl<'a> Chunk<'a> {
         Self { data, len, owner: PhantomData }
     }
 
+    /// The `len` bytes from `offset` on, all of which are the chunk's.
+    pub(crate) fn part(&self, offset: usize, len: usize) -> Self {
+        assert!(offset <= self.len && len <= self.len - offset);
+        Self { data: self.data.wrapping_add(offset), len, owner: PhantomData }
+    }
+
     /// Where the bytes begin. Reading through it is unsafe: the memory may change under the reader.
     pub fn as_ptr(&self) -> *const u8 {
         self.data

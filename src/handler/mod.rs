@@ -14,11 +14,14 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::channel::{Client, ClientError, OpenError, Transfer};
 use crate::origin::{Config as OriginConfig, Origin, OriginError};
-use crate::reply::{Outcome, Reply};
+use crate::reply::{Chunk, ClientGone, Outcome, Reply};
 pub(crate) use settings::{Settings, SettingsError};
 
 /// Below this segment size a file's chunks are held back until they fill TCP segments.
 const CORK_BELOW: u32 = 64 << 10;
+
+/// So long a client may keep a segment waiting. A slower one waits without: a segment serves all clients of the process.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Where a request's file comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,10 @@ pub(crate) trait Connection: Reply {
     fn set_timeouts(&self, receive: Duration, send: Duration);
     /// Holds small writes back (true), or sends what is held back (false).
     fn set_cork(&self, on: bool);
+    /// How many of `len` bytes can be sent without waiting for the client; 0 if there is no room within `patience`.
+    fn room(&mut self, len: usize, patience: Duration) -> usize;
+    /// Waits for room. False if the client takes no byte for `limit`.
+    fn drains(&self, limit: Duration) -> bool;
     /// The client's address, for the log.
     fn peer(&self) -> String;
 }
@@ -193,7 +200,7 @@ impl Proxy {
                 if cork {
                     connection.set_cork(true);
                 }
-                let outcome = relay(&mut transfer, connection);
+                let outcome = relay(&mut transfer, connection, self.settings.stall);
                 if cork {
                     connection.set_cork(false);
                 }
@@ -222,22 +229,41 @@ impl Proxy {
 }
 
 /// Sends a whole transfer.
-fn relay(transfer: &mut Transfer<'_>, reply: &mut dyn Connection) -> Outcome {
+fn relay(transfer: &mut Transfer<'_>, reply: &mut dyn Connection, stall: Duration) -> Outcome {
     let len = transfer.len();
     if let Err(gone) = reply.header(crate::reply::Status::Ok, len) {
         return Outcome::Cut(gone.to_string());
     }
     loop {
         match transfer.next_chunk() {
-            Ok(Some(chunk)) => {
-                if let Err(gone) = reply.body(chunk) {
-                    return Outcome::Cut(gone.to_string());
+            Ok(Some(chunk)) => match send(reply, chunk) {
+                Ok(0) => {}
+                Ok(unsent) => {
+                    transfer.put_back(unsent);
+                    if !reply.drains(stall) {
+                        return Outcome::Cut(ClientGone.to_string());
+                    }
                 }
-            }
+                Err(gone) => return Outcome::Cut(gone.to_string()),
+            },
             Ok(None) => return Outcome::Sent(len),
             Err(error) => return Outcome::Cut(error.to_string()),
         }
     }
+}
+
+/// Sends of a chunk what the client takes without delay. Returns how many bytes are left.
+fn send(reply: &mut dyn Connection, chunk: Chunk<'_>) -> Result<usize, ClientGone> {
+    let mut sent = 0;
+    while sent < chunk.len() {
+        let room = reply.room(chunk.len() - sent, PATIENCE);
+        if room == 0 {
+            break;
+        }
+        reply.body(chunk.part(sent, room))?;
+        sent += room;
+    }
+    Ok(chunk.len() - sent)
 }
 
 /// A request that [`Proxy::drain`] waits for.
