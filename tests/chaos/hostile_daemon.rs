@@ -1,0 +1,238 @@
+//! Daemons that break the protocol in every way: webproxy leaves them, its requests end in time, and it finds the next.
+
+use std::fs;
+use std::process;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use crate::download::{Download, End, download};
+use crate::library::Library;
+use crate::pair::{Webproxy, start_daemon, until};
+use crate::seqpacket::{Area, Listener, Peer, Sizes, welcome};
+
+const SEGMENT_SIZE: u32 = 4096;
+const SIZES: Sizes = Sizes { segments: 4, segment_size: SEGMENT_SIZE };
+/// The length of the file that is asked for.
+const LEN: u64 = 100_000;
+
+const DATA: u64 = 0;
+const END: u64 = 1;
+const PARKED: u64 = 2;
+
+/// What a daemon does with a connection that has said HELLO.
+type Script = dyn Fn(&Peer, &Area) + Send + Sync;
+
+/// A daemon of that kind, for every connection.
+struct Hostile {
+    listener: Arc<Listener>,
+    peers: Arc<Mutex<Vec<Arc<Peer>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hostile {
+    fn start(library: &Library, script: Box<Script>) -> Self {
+        // The last one's.
+        let _ = fs::remove_file(library.socket());
+        let listener = Arc::new(Listener::bind(&library.socket()));
+        let peers = Arc::new(Mutex::new(Vec::new()));
+        let (accepting, kept, script) = (Arc::clone(&listener), Arc::clone(&peers), Arc::<Script>::from(script));
+        let thread = thread::spawn(move || {
+            let mut connections = Vec::new();
+            while let Some(peer) = accepting.accept() {
+                let (peer, script) = (Arc::new(peer), Arc::clone(&script));
+                kept.lock().unwrap().push(Arc::clone(&peer));
+                connections.push(thread::spawn(move || {
+                    if let Some((_, Some(file))) = peer.receive_file() {
+                        script(&peer, &Area { file, sizes: SIZES });
+                    }
+                    peer.shut_down();
+                }));
+            }
+            connections.into_iter().for_each(|thread| thread.join().expect("a connection"));
+        });
+        Self { listener, peers, thread: Some(thread) }
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.listener.shut_down();
+        self.peers.lock().unwrap().iter().for_each(|peer| peer.shut_down());
+        let joined = self.thread.take().expect("joined once").join();
+        if !thread::panicking() {
+            joined.expect("the hostile daemon");
+        }
+    }
+}
+
+/// A request that was read: its segment and its sequence.
+fn request(peer: &Peer) -> Option<(u32, u32)> {
+    let get = peer.receive()?;
+    let sequence = u32::from_le_bytes(get[12..16].try_into().expect("four bytes"));
+    Some((u32::from(u16::from_le_bytes([get[16], get[17]])), sequence))
+}
+
+/// Writes a chunk's descriptor and tells of it, in the right order but without a wake.
+fn publish(area: &Area, lead: u32, sequence: u32, descriptor: u64) {
+    let control = SIZES.control(lead);
+    area.write(control + 64 + u64::from(sequence % 8) * 8, &descriptor.to_le_bytes());
+    area.write(control, &sequence.wrapping_add(1).to_le_bytes());
+}
+
+fn describe(area: &Area, lead: u32, len: u64) {
+    area.write(SIZES.control(lead) + 16, &len.to_le_bytes());
+}
+
+fn chunk(len: u64, segment: u32, kind: u64) -> u64 {
+    len | u64::from(segment) << 32 | kind << 48
+}
+
+/// Shakes hands, then answers each request by `answer`, to which it gives segment and sequence.
+fn serving(answer: impl Fn(&Area, u32, u32) + Send + Sync + 'static) -> Box<Script> {
+    Box::new(move |peer, area| {
+        peer.send(&welcome(1, 0)).expect("WELCOME");
+        while let Some((lead, sequence)) = request(peer) {
+            answer(area, lead, sequence);
+        }
+    })
+}
+
+fn answering(len: u64, descriptor: impl Fn(u32) -> u64 + Send + Sync + 'static) -> Box<Script> {
+    serving(move |area, lead, sequence| {
+        describe(area, lead, len);
+        publish(area, lead, sequence, descriptor(lead));
+    })
+}
+
+fn start(library: &Library) -> Webproxy {
+    Webproxy::start(library, &["-t", "4", "-n", "4", "-z", "4096", "--cache-wait-ms", "400"])
+}
+
+/// With such a daemon every request ends as `expected`; with an honest one after it, all is well.
+#[track_caller]
+fn check(name: &str, script: Box<Script>, expected: impl Fn(End) -> bool) {
+    println!("{name}");
+    let library = Library::new(&[LEN as usize]);
+    let hostile = Hostile::start(&library, script);
+    let webproxy = start(&library);
+    for _ in 0..2 {
+        let end = download(webproxy.port, "/0", library.content(0));
+        assert!(expected(end), "{name}: {end:?}");
+    }
+    drop(hostile);
+    let daemon = start_daemon(&library, &[]);
+    until("service", || (download(webproxy.port, "/0", library.content(0)) == End::Whole).then_some(()));
+    drop(daemon);
+    let ended = webproxy.program.stop();
+    assert!(ended.status.success(), "{name}: {ended:?}");
+    // Each fault is told with the process that it was, and not again and again.
+    let told: Vec<_> =
+        ended.stderr.lines().filter(|line| line.contains("WARN") && !line.contains(" via cache")).collect();
+    assert!(told.len() <= 4, "{name}: {told:#?}");
+    let mine = format!("pid {}", process::id());
+    assert!(told.iter().all(|line| line.contains(&mine)), "{name}: {told:#?}");
+}
+
+fn error(end: End) -> bool {
+    end == End::Error
+}
+
+fn cut(end: End) -> bool {
+    matches!(end, End::Short(_))
+}
+
+#[test]
+fn a_daemon_that_never_welcomes_is_left() {
+    check("it hangs up", Box::new(|_, _| ()), error);
+    check("it is silent", Box::new(|peer, _| drop(peer.receive())), error);
+    for (name, reply) in [
+        ("another version", welcome(2, 0)),
+        ("unknown features", welcome(1, 1)),
+        ("a truncated WELCOME", welcome(1, 0)[..19].to_vec()),
+        ("garbage", b"garbage".to_vec()),
+        ("a datagram of 4 KiB", vec![0; 4096]),
+        ("a refusal", [b"GFSC\x03\0\0\0", &b"line\n\x1b[31mbreak "[..], &[b'x'; 300]].concat()),
+    ] {
+        check(
+            name,
+            Box::new(move |peer, _| {
+                // The proxy may have left.
+                let _ = peer.send(&reply);
+                while peer.receive().is_some() {}
+            }),
+            error,
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_is_silent_after_its_welcome_does_not_keep_a_request() {
+    check("no answer", serving(|_, _, _| ()), error);
+    check(
+        "garbage on the socket",
+        Box::new(|peer, _| {
+            peer.send(&welcome(1, 0)).expect("WELCOME");
+            request(peer);
+            // The proxy may have left.
+            let _ = peer.send(b"garbage");
+            while peer.receive().is_some() {}
+        }),
+        error,
+    );
+}
+
+#[test]
+fn control_words_that_no_honest_daemon_writes_end_the_session() {
+    for (name, script) in [
+        (
+            "far too many chunks",
+            serving(|area, lead, sequence| {
+                area.write(SIZES.control(lead), &sequence.wrapping_add(1000).to_le_bytes());
+            }),
+        ),
+        (
+            "a counter that goes back",
+            serving(|area, lead, sequence| {
+                area.write(SIZES.control(lead), &sequence.wrapping_sub(1).to_le_bytes());
+            }),
+        ),
+        ("no such kind", answering(LEN, |lead| chunk(100, lead, 9))),
+        ("reserved bits", answering(LEN, |lead| chunk(100, lead, DATA) | 1 << 60)),
+        ("a segment out of range", answering(LEN, |_| chunk(100, 4, DATA))),
+        ("a segment of another lease", answering(LEN, |lead| chunk(100, (lead + 1) % 4, DATA))),
+        ("a chunk larger than its segment", answering(LEN, |lead| chunk(4097, lead, DATA))),
+        ("a chunk of 4 GiB", answering(LEN, |lead| chunk(u64::from(u32::MAX), lead, DATA))),
+        ("data without bytes", answering(LEN, |lead| chunk(0, lead, DATA))),
+        ("an end before the end", answering(LEN, |lead| chunk(100, lead, END))),
+        ("more data than the file has", answering(50, |lead| chunk(100, lead, DATA))),
+        ("an end behind the end", answering(50, |lead| chunk(100, lead, END))),
+        ("a file of 2^64 - 1 bytes", answering(u64::MAX, |lead| chunk(100, lead, DATA))),
+    ] {
+        check(name, script, error);
+    }
+}
+
+#[test]
+fn a_daemon_that_parks_and_parks_does_not_keep_a_request() {
+    check("empty and parked, without end", answering(LEN, |lead| chunk(0, lead, PARKED)), cut);
+}
+
+#[test]
+fn a_daemon_that_breaks_off_cuts_the_client() {
+    // The first chunk is a good one: the header is out, so only the end of the connection can tell.
+    let library = Library::new(&[LEN as usize]);
+    let content = library.content(0).to_vec();
+    let hostile = Hostile::start(
+        &library,
+        serving(move |area, lead, sequence| {
+            let data = SIZES.total() - 4 * u64::from(SEGMENT_SIZE) + u64::from(lead) * u64::from(SEGMENT_SIZE);
+            area.write(data, &content[..100]);
+            describe(area, lead, LEN);
+            publish(area, lead, sequence, chunk(100, lead, DATA));
+        }),
+    );
+    let webproxy = start(&library);
+    let end = Download::start(webproxy.port, "/0", library.content(0)).finish();
+    assert_eq!(end, End::Short(100));
+    drop(hostile);
+}

@@ -1,0 +1,397 @@
+//! Proxies that break the protocol in every way: the daemon drops them, says so once, and serves the others.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, SealFlag, fallocate};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::channel::Honest;
+use crate::library::Library;
+use crate::pair::start_daemon;
+use crate::programs::Program;
+use crate::roles::Proxy;
+use crate::seqpacket::{Area, FIRST_SEQUENCE, MAGIC, Peer, Sizes, get, hello, join};
+
+const SIZES: Sizes = Sizes { segments: 4, segment_size: 4096 };
+const SEALED: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
+/// A daemon, and an honest proxy beside the hostile ones.
+struct Scene {
+    library: Arc<Library>,
+    daemon: Program,
+    honest: Honest,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let library = Arc::new(Library::new(&[200_000, 1000, 0, 12 << 20]));
+        let daemon = start_daemon(&library, &["-t", "3"]);
+        let honest = Honest::start(Arc::clone(&library));
+        Self { library, daemon, honest }
+    }
+
+    fn connect(&self) -> Peer {
+        Peer::connect(&self.library.socket()).expect("connect")
+    }
+
+    fn join(&self, area: &Area) -> Peer {
+        join(&self.library.socket(), area)
+    }
+
+    /// How often the daemon has complained about this process.
+    fn complaints(&self) -> usize {
+        let mine = format!("pid {}", process::id());
+        self.daemon
+            .stderr_so_far()
+            .lines()
+            .filter(|line| line.contains(&mine) && (line.contains(" refused: ") || line.contains(" dropped: ")))
+            .count()
+    }
+
+    /// The daemon hangs up on `peer`, after a reason or without, and complains `times` times in all.
+    #[track_caller]
+    fn drops(&mut self, peer: &Peer, times: usize) {
+        while peer.receive().is_some() {}
+        self.daemon.until("complains", |_| true);
+        crate::pair::until("a complaint", || (self.complaints() >= times).then_some(()));
+        assert_eq!(self.complaints(), times, "each once:\n{}", self.daemon.stderr_so_far());
+    }
+
+    /// The daemon lives and the honest proxy is still served.
+    fn end(mut self) {
+        self.honest.served(10);
+        self.honest.finish();
+        self.daemon.until("lives", |_| true);
+        assert!(self.daemon.stop().status.success());
+    }
+}
+
+fn sealed(sizes: Sizes, len: u64, seals: SealFlag, flags: MFdFlags) -> Area {
+    let area = Area::with_flags(sizes, len, flags);
+    fallocate(&area.file, FallocateFlags::empty(), 0, len.cast_signed()).expect("fallocate");
+    area.initialise();
+    area.seal(seals);
+    area
+}
+
+#[test]
+fn a_bad_hello_is_refused_and_told_once() {
+    let mut scene = Scene::new();
+    let good = Area::new(SIZES);
+    let memory = good.file.as_raw_fd();
+    let sizes = |segments, segment_size| Sizes { segments, segment_size };
+    let long = [&hello((1, 1), SIZES)[..], &[0; 200]].concat();
+    let mut reserved = hello((1, 1), SIZES);
+    reserved[6] = 1;
+    let cases: Vec<(Vec<u8>, Vec<RawFd>)> = vec![
+        (b"garbage".to_vec(), vec![]),
+        (vec![0xff; 40], vec![memory]),
+        (MAGIC.to_vec(), vec![]),
+        (get(0, 0, 0, b"/0"), vec![]),
+        (hello((1, 1), SIZES)[..35].to_vec(), vec![memory]),
+        (long, vec![memory]),
+        (reserved, vec![memory]),
+        (hello((2, 9), SIZES), vec![memory]),
+        (hello((0, 0), SIZES), vec![memory]),
+        (hello((1, 1), SIZES), vec![]),
+        (hello((1, 1), SIZES), vec![memory; 2]),
+        (hello((1, 1), SIZES), vec![memory; 100]),
+        (hello((1, 1), sizes(0, 4096)), vec![memory]),
+        (hello((1, 1), sizes(u32::MAX, 4096)), vec![memory]),
+        (hello((1, 1), sizes(4, 823)), vec![memory]),
+        (hello((1, 1), sizes(4, u32::MAX)), vec![memory]),
+        (hello((1, 1), sizes(4096, 64 << 20)), vec![memory]),
+        (hello((1, 1), sizes(5, 4096)), vec![memory]),
+        (hello((1, 1), sizes(3, 4096)), vec![memory]),
+    ];
+    for (i, (datagram, descriptors)) in cases.iter().enumerate() {
+        let peer = scene.connect();
+        peer.send_with(datagram, descriptors).expect("send");
+        scene.drops(&peer, i + 1);
+    }
+    scene.end();
+}
+
+#[test]
+fn memory_that_could_hurt_is_refused() {
+    let mut scene = Scene::new();
+    let total = SIZES.total();
+    let file = File::create_new(scene.library.directory().join("regular")).expect("a file");
+    file.set_len(total).expect("ftruncate");
+    let (socket, _other) = UnixStream::pair().expect("a pair");
+    let readable = Area::new(SIZES);
+    let read_only = File::open(format!("/proc/self/fd/{}", readable.file.as_raw_fd())).expect("open again");
+    let empty = Area::with_flags(SIZES, total, MFdFlags::empty());
+    fallocate(&empty.file, FallocateFlags::empty(), 0, total.cast_signed()).expect("fallocate");
+    empty.seal(SEALED);
+    let sparse = Area::with_flags(SIZES, total, MFdFlags::empty());
+    sparse.initialise();
+    sparse.seal(SEALED);
+    let mut files: Vec<File> = vec![
+        sealed(SIZES, total, SealFlag::empty(), MFdFlags::empty()).file,
+        sealed(SIZES, total, SealFlag::F_SEAL_SHRINK, MFdFlags::empty()).file,
+        sealed(SIZES, total, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW, MFdFlags::empty()).file,
+        sealed(SIZES, total, SEALED | SealFlag::F_SEAL_WRITE, MFdFlags::empty()).file,
+        sealed(SIZES, total - 4096, SEALED, MFdFlags::empty()).file,
+        sealed(SIZES, total + 4096, SEALED, MFdFlags::empty()).file,
+        empty.file,
+        sparse.file,
+        file,
+        read_only,
+        File::open("/dev/zero").expect("/dev/zero"),
+        File::open("/tmp").expect("a directory"),
+        std::os::fd::OwnedFd::from(socket).into(),
+    ];
+    // Where the kernel has huge pages at all. Sealed and of the right size, such a file can still raise SIGBUS.
+    let huge = MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB | MFdFlags::MFD_ALLOW_SEALING;
+    let huge_sizes = Sizes { segments: 1, segment_size: (2 << 20) - 4096 };
+    match memfd_create(c"huge", huge) {
+        Ok(fd) => {
+            let area = Area { file: fd.into(), sizes: huge_sizes };
+            area.file.set_len(huge_sizes.total()).expect("ftruncate");
+            area.seal(SEALED);
+            files.push(area.file);
+        }
+        Err(errno) => assert!(matches!(errno, Errno::ENOSYS | Errno::EINVAL | Errno::ENODEV), "{errno}"),
+    }
+    for (i, file) in files.iter().enumerate() {
+        let peer = scene.connect();
+        let sizes = if i == 13 { huge_sizes } else { SIZES };
+        peer.send_with(&hello((1, 1), sizes), &[file.as_raw_fd()]).expect("send");
+        scene.drops(&peer, i + 1);
+    }
+    scene.end();
+}
+
+#[test]
+fn memory_cannot_be_shrunk_once_the_daemon_has_it() {
+    let scene = Scene::new();
+    let area = Area::new(SIZES);
+    let peer = scene.join(&area);
+    assert!(area.file.set_len(0).is_err());
+    peer.send(&get(0, FIRST_SEQUENCE, 0, b"/1")).expect("GET");
+    crate::pair::until("the answer", || (area.word(SIZES.control(0)) == FIRST_SEQUENCE.wrapping_add(1)).then_some(()));
+    scene.end();
+}
+
+#[test]
+fn a_bad_request_ends_the_session_and_is_told_once() {
+    let mut scene = Scene::new();
+    let good = get(0, FIRST_SEQUENCE, 0, b"/0");
+    let with = |at: usize, bytes: &[u8]| {
+        let mut bad = good.clone();
+        bad[at..at + bytes.len()].copy_from_slice(bytes);
+        bad
+    };
+    let cases = [
+        b"garbage".to_vec(),
+        good[..63].to_vec(),
+        good[..65].to_vec(),
+        [&good[..], b"x"].concat(),
+        with(0, b"XXXX"),
+        with(4, &[1]),
+        with(6, &[1]),
+        with(8, &[2]),
+        with(20, &[1]),
+        with(16, &4u16.to_le_bytes()),
+        with(16, &u16::MAX.to_le_bytes()),
+        get(0, FIRST_SEQUENCE, 0, &[b'k'; 4096]),
+        vec![0; 6000],
+        hello((1, 1), SIZES),
+    ];
+    for (i, case) in cases.iter().enumerate() {
+        let area = Area::new(SIZES);
+        let peer = scene.join(&area);
+        peer.send(case).expect("send");
+        scene.drops(&peer, i + 1);
+    }
+    scene.end();
+}
+
+#[test]
+fn control_words_that_no_honest_proxy_writes_end_the_session() {
+    let mut scene = Scene::new();
+    let consumer = SIZES.control(0) + 128;
+    let words: [(&str, Vec<(u64, u32)>); 5] = [
+        ("more consumed than was produced", vec![(consumer, FIRST_SEQUENCE.wrapping_add(100))]),
+        ("more lent than there is room for", vec![(consumer + 12, 7)]),
+        ("a lent segment out of range", vec![(consumer + 20, 4), (consumer + 12, 1)]),
+        ("a lent segment far out of range", vec![(consumer + 20, 0x1_0001), (consumer + 12, 1)]),
+        ("the lead lent to itself", vec![(consumer + 20, 0), (consumer + 12, 1)]),
+    ];
+    for (i, (what, words)) in words.iter().enumerate() {
+        println!("{what}");
+        let area = Area::new(SIZES);
+        for (offset, value) in words {
+            area.write(*offset, &value.to_le_bytes());
+        }
+        let peer = scene.join(&area);
+        peer.send(&get(0, FIRST_SEQUENCE, 0, b"/0")).expect("GET");
+        scene.drops(&peer, i + 1);
+    }
+    // A second request for a segment whose lease still runs.
+    let area = Area::new(SIZES);
+    let peer = scene.join(&area);
+    let twice = get(0, FIRST_SEQUENCE, 0, b"/0");
+    // The daemon may close between two of these.
+    while peer.send(&twice).is_ok() {}
+    scene.drops(&peer, words.len() + 1);
+    scene.end();
+}
+
+#[test]
+fn shared_words_that_change_while_the_daemon_works_hurt_nobody() {
+    let scene = Scene::new();
+    let (mut random, mut scribbler) = (Rng::with_seed(7), Rng::with_seed(8));
+    let end = Instant::now() + Duration::from_secs(3);
+    let mut sessions = 0;
+    while Instant::now() < end {
+        let area = Area::new(SIZES);
+        let peer = scene.join(&area);
+        sessions += 1;
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (area, stop, mut scribbler) = (&area, &stop, scribbler.fork());
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let word = match scribbler.u32(..4) {
+                        0 => scribbler.u32(..),
+                        1 => scribbler.u32(..8),
+                        _ => FIRST_SEQUENCE.wrapping_add(scribbler.u32(..12)),
+                    };
+                    // The control words, for the most part.
+                    let reach = if scribbler.u32(..8) == 0 { SIZES.total() } else { 64 + 4 * 256 };
+                    area.write(scribbler.u64(..reach / 4) * 4, &word.to_le_bytes());
+                    if scribbler.u32(..64) == 0 {
+                        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                        fallocate(&area.file, flags, 0, SIZES.total().cast_signed()).expect("punch a hole");
+                    }
+                }
+            });
+            for _ in 0..200 {
+                let lead = random.u16(..4);
+                let sequence = FIRST_SEQUENCE.wrapping_add(random.u32(..8));
+                if peer.send(&get(lead, sequence, random.u64(..300_000), b"/0")).is_err() {
+                    break;
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+    println!("{sessions} sessions");
+    scene.honest.served(5);
+    scene.end();
+}
+
+#[test]
+fn idle_connections_do_not_keep_others_out() {
+    let scene = Scene::new();
+    let mut idle = Vec::new();
+    for _ in 0..900 {
+        idle.push(scene.connect());
+    }
+    // Somebody new comes in beside them.
+    let area = Area::new(SIZES);
+    let peer = scene.join(&area);
+    scene.honest.served(10);
+    for peer in &idle {
+        assert_eq!(peer.receive(), None, "an idle connection is closed without an answer");
+    }
+    assert!(peer.send(&get(0, FIRST_SEQUENCE, 0, b"/1")).is_ok());
+    assert!(scene.complaints() <= 100, "a flood of connections is no flood of lines: {}", scene.complaints());
+    scene.end();
+}
+
+#[test]
+fn a_flood_of_sessions_leaves_room_for_others() {
+    let scene = Scene::new();
+    let area = Area::new(Sizes { segments: 1, segment_size: 824 });
+    let mut admitted = Vec::new();
+    for _ in 0..700 {
+        let peer = scene.connect();
+        peer.send_with(&hello((1, 1), area.sizes), &[area.file.as_raw_fd()]).expect("HELLO");
+        // WELCOME is type 2.
+        if peer.receive().is_some_and(|reply| reply[4] == 2) {
+            admitted.push(peer);
+        }
+    }
+    assert!(!admitted.is_empty());
+    let mut other = Proxy::start(&scene.library, "other");
+    other.fetches(10);
+    scene.end();
+}
+
+#[test]
+fn proxies_that_take_their_data_in_drips_do_not_starve_others() {
+    let scene = Scene::new();
+    let sizes = Sizes { segments: 1, segment_size: 824 };
+    let (areas, stop) = ([Area::new(sizes), Area::new(sizes), Area::new(sizes)], AtomicBool::new(false));
+    thread::scope(|scope| {
+        for area in &areas {
+            let (scene, stop) = (&scene, &stop);
+            scope.spawn(move || {
+                let peer = scene.join(area);
+                let mut next = FIRST_SEQUENCE;
+                while !stop.load(Ordering::Relaxed) {
+                    peer.send(&get(0, next, 0, b"/3")).expect("GET");
+                    // Each chunk is released just before the daemon's patience ends, for as long as the lease lasts.
+                    let mut ended = false;
+                    while !ended {
+                        while area.word(sizes.control(0)) == next {
+                            thread::yield_now();
+                        }
+                        let descriptor = sizes.control(0) + 64 + u64::from(next % 8) * 8;
+                        ended = area.word(descriptor + 4) >> 16 != 0;
+                        next = next.wrapping_add(1);
+                        thread::sleep(Duration::from_micros(700));
+                        area.write(sizes.control(0) + 128, &next.to_le_bytes());
+                    }
+                }
+            });
+        }
+        scene.honest.served(150);
+        stop.store(true, Ordering::Relaxed);
+    });
+    scene.end();
+}
+
+#[test]
+fn a_flood_of_requests_does_not_starve_others() {
+    let scene = Scene::new();
+    let sizes = Sizes { segments: 64, segment_size: 824 };
+    let (areas, stop) = ([Area::new(sizes), Area::new(sizes), Area::new(sizes)], AtomicBool::new(false));
+    thread::scope(|scope| {
+        for area in &areas {
+            let (scene, stop) = (&scene, &stop);
+            scope.spawn(move || {
+                // Leases that the hostile proxy never reads from: each ends parked.
+                let peer = scene.join(area);
+                let mut sequences = [None; 64];
+                while !stop.load(Ordering::Relaxed) {
+                    for (lead, sequence) in sequences.iter_mut().enumerate() {
+                        let control = sizes.control(lead as u32);
+                        let produced = area.word(control);
+                        // Its last lease, if any, has ended: a chunk of data and the end.
+                        if sequence.is_none_or(|sequence: u32| produced == sequence.wrapping_add(2)) {
+                            *sequence = Some(produced);
+                            area.write(control + 128, &produced.to_le_bytes());
+                            peer.send(&get(lead as u16, produced, 0, b"/0")).expect("GET");
+                        }
+                    }
+                }
+            });
+        }
+        scene.honest.served(200);
+        stop.store(true, Ordering::Relaxed);
+    });
+    scene.end();
+}

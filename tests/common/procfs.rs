@@ -1,0 +1,33 @@
+//! What the kernel says that a process holds.
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use nix::unistd::Pid;
+
+/// What a process could lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    pub descriptors: usize,
+    /// Mappings of shared memory; other mappings come and go with the heap.
+    pub areas: usize,
+    pub threads: usize,
+}
+
+impl Holdings {
+    pub fn of(pid: Pid) -> Self {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
+        Self {
+            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).expect("fd").count(),
+            areas: maps.lines().filter(|line| line.contains("/memfd:")).count(),
+            threads: fs::read_dir(format!("/proc/{pid}/task")).expect("task").count(),
+        }
+    }
+}
+
+/// The names in /dev/shm.
+pub fn shared_memory_names() -> BTreeSet<PathBuf> {
+    fs::read_dir("/dev/shm").expect("/dev/shm").map(|entry| entry.expect("an entry").path()).collect()
+}
