@@ -5,7 +5,7 @@ pub(crate) use crate::sys::futex;
 #[cfg(not(loom))]
 pub(crate) use parking_lot::{Condvar, Mutex};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
 #[cfg(all(test, loom))]
@@ -13,7 +13,7 @@ pub(crate) use self::model::let_time_pass;
 #[cfg(loom)]
 pub(crate) use self::model::{Condvar, Mutex, futex};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
 mod model {
