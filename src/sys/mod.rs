@@ -4,6 +4,7 @@
 #[cfg(feature = "gfserver")]
 pub(crate) mod contexts;
 pub(crate) mod curl;
+#[cfg(not(loom))]
 pub(crate) mod futex;
 pub(crate) mod gfserver;
 #[cfg(feature = "gfserver")]

@@ -25,8 +25,13 @@ struct Area {
 
 /// Runs a model with a fresh area.
 fn model(body: impl Fn(Arc<Area>) + Send + Sync + 'static) {
+    bounded_model(3, body);
+}
+
+/// The same with another bound on forced switches: models of loans have many more orders.
+fn bounded_model(switches: usize, body: impl Fn(Arc<Area>) + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(switches);
     builder.check(move || {
         futex::set_up();
         let data = std::array::from_fn(|_| AtomicU32::new(u32::MAX));
@@ -108,7 +113,7 @@ fn one_segment_hands_over_every_chunk_once() {
 
 #[test]
 fn a_lent_segment_joins_the_ring() {
-    model(|area| {
+    bounded_model(2, |area| {
         let mut consumer = Consumer::new(LEAD, FIRST);
         let sequence = consumer.begin(&area.control);
         let worker = thread::spawn({
@@ -123,7 +128,7 @@ fn a_lent_segment_joins_the_ring() {
 
 #[test]
 fn a_segment_can_be_taken_back_used_and_lent_again() {
-    model(|area| {
+    bounded_model(2, |area| {
         let mut consumer = Consumer::new(LEAD, FIRST);
         let sequence = consumer.begin(&area.control);
         consumer.lend(&area.control, LOAN);
