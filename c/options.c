@@ -6,11 +6,11 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { MAX_OPTIONS = 32, USAGE_ERROR = 2 };
 
-static const char *program;
+/* glibc's: the last component of argv[0]. */
+#define program program_invocation_short_name
 
 static bool takes_argument(const option_t *option) {
     return option->kind == OPTION_NUMBER || option->kind == OPTION_TEXT;
@@ -112,7 +112,6 @@ void options_parse(int argc, char **argv, const option_t *table, size_t count) {
 
     if (count > MAX_OPTIONS)
         abort();
-    program = strrchr(argv[0], '/') != NULL ? strrchr(argv[0], '/') + 1 : argv[0];
     for (size_t row = 0; row < count; row++) {
         names[row] = (struct option){table[row].name, takes_argument(&table[row]), NULL, LONG + (int)row};
         if (table[row].letter != 0) {

@@ -93,7 +93,8 @@ int main(int argc, char **argv) {
     gfserver_init(&gfs, (int)threads);
     gfserver_setopt(&gfs, GFS_PORT, (unsigned short)port);
     if (address != NULL && gfproxy_gfserver_listen(&gfs, address) != 0) {
-        fprintf(stderr, "webproxy: -l (--listen): '%s' is no IP address, or this gfserver takes none\n", address);
+        fprintf(stderr, "%s: -l (--listen): '%s' is no IP address, or this gfserver takes none\n",
+                program_invocation_short_name, address);
         return 2;
     }
     gfserver_setopt(&gfs, GFS_MAXNPENDING, BACKLOG);

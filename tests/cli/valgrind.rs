@@ -29,7 +29,7 @@ fn check(mut webproxy: Program, files: &Files) {
 
 fn assert_clean(program: Program) {
     let ended = program.stop();
-    assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! unpacked kit (with `server/` and `cache/`), the kit's own mains, objects and client, unmodified.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -98,7 +99,11 @@ fn downloads(port: u16, kit: &Kit) {
     let here = tempfile::tempdir().expect("a directory");
     let workload: Vec<_> = files(&SIZES).into_keys().collect();
     fs::write(here.path().join("workload.txt"), workload.join("\n") + "\n").expect("workload.txt");
-    let mut client = Command::new(&kit.client);
+    // A copy, since an unpacked kit may have lost its file modes.
+    let client = here.path().join("client");
+    fs::copy(&kit.client, &client).expect("copy");
+    fs::set_permissions(&client, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let mut client = Command::new(client);
     client.current_dir(here.path()).args(["-s", "127.0.0.1", "-t", "4", "-r", "40", "-w", "workload.txt", "-p"]);
     let ended = Program::run(client.arg(port.to_string()));
     assert!(ended.status.success(), "{ended:?}");
