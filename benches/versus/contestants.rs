@@ -65,7 +65,10 @@ impl Place {
     }
 
     fn spawn<A: AsRef<OsStr>>(&self, name: &str, program: &Path, arguments: &[A]) -> Result<Process, String> {
-        Process::spawn(&self.log(name), Command::new(program).args(arguments), &self.scratch)
+        // Ends the server with the benchmark, also when that is itself killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(program).args(arguments);
+        Process::spawn(&self.log(name), &mut command, &self.scratch)
     }
 
     fn server(&self, name: &str, protocol: Protocol, port: u16, mut process: Process) -> Result<Server, String> {

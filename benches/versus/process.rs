@@ -62,6 +62,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let process = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
         // Whatever fails here, there is nothing more that could be done about the process.
         let _ = kill(process, Signal::SIGTERM);
