@@ -121,6 +121,12 @@ bench: deps-bench
 	$(if $(KIT),$(MAKE) BIN=$(BENCH_BUILD)/kit BUILD=$(BENCH_BUILD)/kit/obj $(call BENCH_GOALS,$(BENCH_BUILD)/kit))
 	$(CARGO) bench --locked --target-dir $(TARGET) --bench versus -- --own $(abspath $(BENCH_BUILD)/own) \
 		$(if $(KIT),--provided $(abspath $(BENCH_BUILD)/kit)) $(if $(QUICK),--quick --output $(abspath $(BENCH_BUILD)/quick))
+	$(if $(QUICK),,$(MAKE) bench-channel)
+
+# The bare channel against a futex and memcpy.
+.PHONY: bench-channel
+bench-channel: deps-build
+	$(CARGO) bench --locked --target-dir $(TARGET) --bench channel
 
 # The C sources have their own strict flags in every build; a test compares include/ with what cbindgen makes.
 check: deps-build all

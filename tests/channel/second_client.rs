@@ -5,10 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
-use nix::unistd::ftruncate;
 
 use crate::datagram;
 use crate::memory::{Memory, receive, send};
@@ -59,7 +58,7 @@ impl SecondClient {
         let first = u32::MAX - 1;
         let (data, total) = Self::area_len(segments, size);
         let memfd = memfd_create(c"second", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
-        ftruncate(&memfd, total as i64).expect("ftruncate");
+        fallocate(&memfd, FallocateFlags::empty(), 0, total as i64).expect("fallocate");
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&memfd, FcntlArg::F_ADD_SEALS(seals)).expect("seals");
         let memory = Memory::map(&memfd, total);

@@ -22,8 +22,7 @@ const IN_FLIGHT: u32 = 512 << 10;
 const TURN: Duration = Duration::from_millis(50);
 const ROUND: Duration = Duration::from_secs(1);
 
-/// After so long a sleeping transfer looks around by itself: a wake can come between its last look and its sleep when the
-/// session ends, and a peer may wake nobody at all.
+/// After so long a sleeping transfer looks around by itself: a peer may publish and wake nobody.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How often a request is made again whose file changed under the first read.
