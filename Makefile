@@ -132,7 +132,7 @@ bench-channel: deps-build
 check: deps-build all
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked --target-dir $(TARGET) -- -D warnings
-	$(CARGO) test --locked --target-dir $(TARGET) --test headers
+	$(CARGO) test --locked --target-dir $(TARGET) --test kit headers::
 
 headers:
 	GFPROXY_WRITE_HEADERS=1 $(CARGO) build --locked --target-dir $(TARGET)

@@ -20,7 +20,7 @@ use crate::channel::wire::{Hello, HelloReply, VERSION};
 use crate::sys::seqpacket::SeqPacket;
 
 /// How long a proxy may take from connect to HELLO.
-const HELLO_LIMIT: Duration = Duration::from_secs(1);
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// The most connections that have not said HELLO; beyond it the oldest goes.
 const MAX_NEWCOMERS: usize = 64;
 /// How long a parked transfer's file is held for it.
