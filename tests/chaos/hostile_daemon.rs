@@ -213,6 +213,22 @@ fn control_words_that_no_honest_daemon_writes_end_the_session() {
 }
 
 #[test]
+fn a_daemon_that_does_not_even_accept_is_asked_once() {
+    let library = Library::new(&[LEN as usize]);
+    let listener = Listener::bind(&library.socket());
+    let mut webproxy = Webproxy::start(&library, &["--cache-wait-ms", "1500"]);
+    for _ in 0..3 {
+        assert_eq!(download(webproxy.port, "/0", library.content(0)), End::Error);
+    }
+    // Every attempt would have left an area of memory in the queue.
+    let peer = listener.accept().expect("one connection");
+    assert!(!listener.has_waiting(), "one connection is enough");
+    assert!(peer.receive_file().is_some_and(|(_, memory)| memory.is_some()));
+    peer.send(&welcome(1, 0)).expect("WELCOME");
+    webproxy.connected(1);
+}
+
+#[test]
 fn a_daemon_that_parks_and_parks_does_not_keep_a_request() {
     check("empty and parked, without end", answering(LEN, |lead| chunk(0, lead, PARKED)), cut);
 }

@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use gfproxy::cache::{Config, Daemon};
-use gfproxy::channel::ServerConfig;
+use gfproxy::channel::{Client, ClientConfig, ServerConfig};
 use proptest::prelude::*;
 
-use crate::channel::{client, fetch};
+use crate::channel::{client, config, fetch};
 use crate::library::Library;
 use crate::pair::{WATCHDOG, until};
 
 fn daemon(library: &Library, threads: usize) -> Daemon {
     let server = ServerConfig { socket: library.socket(), threads, ..ServerConfig::default() };
-    Daemon::start(Config { locals: library.locals(), delay: std::time::Duration::ZERO, server }).expect("a daemon")
+    Daemon::start(Config { locals: library.locals(), delay: Duration::ZERO, server }).expect("a daemon")
 }
 
 /// `clients` threads that share `segments` fetch all files of these sizes, twice.
@@ -41,7 +42,7 @@ fn fetch_all(workers: usize, clients: usize, segments: u32, segment_size: u32, s
 }
 
 /// All segments are free: none is lent, lost or left in quarantine.
-fn assert_all_free(client: &gfproxy::channel::Client, segments: u32) {
+fn assert_all_free(client: &Client, segments: u32) {
     until("all segments", || {
         // Asking for a segment frees those in quarantine.
         let _ = client.open(b"/none");
@@ -98,6 +99,29 @@ fn threads_that_share_one_segment_are_served_in_turn() {
     let least = served.iter().map(|served| served.load(Ordering::Relaxed)).min();
     assert!(least >= Some(15), "one thread was served {least:?} times, 30 would be its share: {served:?}");
     assert_all_free(&client, 1);
+}
+
+#[test]
+fn many_slow_consumers_of_one_segment_wait_no_longer_than_a_request_may() {
+    const THREADS: usize = 120;
+    let library = Library::new(&[60 * 824]);
+    let _daemon = daemon(&library, 2);
+    // At 50 ms a turn the last one would wait for six seconds.
+    let config = ClientConfig { wait: Duration::from_secs(4), ..config(&library.socket(), 1, 824) };
+    let client = Client::start(config).expect("a client");
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let mut transfer = client.open(b"/0").expect("a turn");
+                let mut got = 0;
+                while let Some(chunk) = transfer.next_chunk().expect("a turn") {
+                    got += chunk.len();
+                    thread::sleep(Duration::from_millis(1));
+                }
+                assert_eq!(got, library.content(0).len());
+            });
+        }
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Peers that are there and do nothing: clients that stop reading, processes that are stopped.
 
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -57,6 +58,34 @@ fn stalled_clients_of_one_proxy_hold_no_worker_of_the_daemon() {
     for download in stalled {
         assert_eq!(download.finish(), End::Whole);
     }
+}
+
+#[test]
+fn stalled_clients_keep_no_segment_from_others() {
+    let library = Library::new(&[LARGE, 1000, 0, 300_000]);
+    let _daemon = start_daemon(&library, &["-t", "4"]);
+    // Many times more of them than segments, and less time to wait for a segment than a client may stall.
+    let options = ["-t", "70", "-n", "2", "-z", "65536", "--cache-wait-ms", "5000", "--stall-ms", "60000"];
+    let webproxy = Webproxy::start(&library, &options);
+    let stalled = stall(&library, &webproxy);
+    serves(&webproxy, &library, 25);
+    for download in stalled {
+        assert_eq!(download.finish(), End::Whole);
+    }
+}
+
+#[test]
+fn a_slow_client_is_no_stalled_one() {
+    let library = Library::new(&[LARGE]);
+    let _daemon = start_daemon(&library, &[]);
+    let webproxy = Webproxy::start(&library, &["--stall-ms", "1000"]);
+    let mut download = Download::slow(webproxy.port, "/0", library.content(0));
+    // So slowly that it takes longer than the limit until the kernel asks for more data.
+    for step in 1..=50 {
+        assert_eq!(download.read_to(step * (64 << 10)), None);
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(download.finish(), End::Whole);
 }
 
 #[test]

@@ -12,9 +12,12 @@ use gfproxy::channel::{Client, ClientConfig};
 use crate::library::Library;
 use crate::pair::until;
 
+pub fn config(socket: &Path, segments: u32, segment_size: u32) -> ClientConfig {
+    ClientConfig { socket: socket.to_owned(), segments, segment_size, wait: Duration::from_secs(30) }
+}
+
 pub fn client(socket: &Path, segments: u32, segment_size: u32) -> Client {
-    let wait = Duration::from_secs(30);
-    Client::start(ClientConfig { socket: socket.to_owned(), segments, segment_size, wait }).expect("a client")
+    Client::start(config(socket, segments, segment_size)).expect("a client")
 }
 
 /// Fetches `key` and compares it with `expected`.

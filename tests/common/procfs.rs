@@ -25,6 +25,11 @@ impl Holdings {
             threads: fs::read_dir(format!("/proc/{pid}/task")).expect("task").count(),
         }
     }
+
+    /// Whether nothing has been added. Less is no loss: a client's connection may still have been open before.
+    pub fn no_more_than(&self, before: &Self) -> bool {
+        self.descriptors <= before.descriptors && self.areas <= before.areas && self.threads <= before.threads
+    }
 }
 
 /// The names in /dev/shm.

@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::cmsg_space;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
@@ -107,6 +108,11 @@ impl Listener {
         let fd = owned(fd);
         setsockopt(&fd, ReceiveTimeout, &TimeVal::new(WATCHDOG.as_secs().cast_signed(), 0)).expect("SO_RCVTIMEO");
         Some(Peer(fd))
+    }
+
+    pub fn has_waiting(&self) -> bool {
+        let mut listener = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut listener, PollTimeout::ZERO).expect("poll") > 0
     }
 
     pub fn shut_down(&self) {
