@@ -25,6 +25,11 @@
 #define GFPROXY_MAX_SEGMENTS 4096
 
 /**
+ * The most worker threads of a cache daemon.
+ */
+#define GFPROXY_MAX_THREADS 1024
+
+/**
  * How a proxy is set up. Fill it with gfproxy_options_init, then change what you want.
  */
 typedef struct {
@@ -75,7 +80,7 @@ typedef struct {
    */
   const char *socket;
   /**
-   * Worker threads, from 1 up (8).
+   * Worker threads: 1 to GFPROXY_MAX_THREADS (8).
    */
   uint32_t threads;
   /**
@@ -145,8 +150,8 @@ void gfproxy_cached_options_init(gfproxy_cached_options_t *options);
  * Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It is
  * told when the daemon is ready (NOTIFY_SOCKET).
  *
- * `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, a command
- * socket that another daemon serves or that cannot be made, a daemon that was started before.
+ * `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads out
+ * of range, a command socket that another daemon serves or that cannot be made, a daemon that was started before.
  *
  * Threads: from one thread, after signals were blocked that a thread of the program's takes.
  *

@@ -22,6 +22,8 @@ pub const GFPROXY_MIN_SEGMENT_SIZE: u32 = 824;
 pub const GFPROXY_MAX_SEGMENT_SIZE: u32 = 67108864;
 /// The most shared-memory segments.
 pub const GFPROXY_MAX_SEGMENTS: u32 = 4096;
+/// The most worker threads of a cache daemon.
+pub const GFPROXY_MAX_THREADS: u32 = 1024;
 
 const _: () = {
     assert!(GFPROXY_MIN_SEGMENT_SIZE == channel::MIN_SEGMENT_SIZE);
@@ -59,7 +61,7 @@ pub struct gfproxy_cached_options_t {
     pub locals: *const c_char,
     /// The path of the command socket, NUL-terminated, or NULL for the default.
     pub socket: *const c_char,
-    /// Worker threads, from 1 up (8).
+    /// Worker threads: 1 to GFPROXY_MAX_THREADS (8).
     pub threads: u32,
     /// By how many microseconds each lookup is delayed (0).
     pub delay_us: u32,
@@ -76,19 +78,21 @@ pub unsafe extern "C" fn gfproxy_options_init(options: *mut gfproxy_options_t) {
     if options.is_null() {
         return;
     }
-    let settings = Settings::default();
-    let defaults = gfproxy_options_t {
-        origin: std::ptr::null(),
-        socket: std::ptr::null(),
-        segments: settings.channel.segments,
-        segment_size: settings.channel.segment_size,
-        cache_wait_ms: settings.channel.wait.as_millis() as u32,
-        stall_ms: settings.stall.as_millis() as u32,
-        verbosity: settings.verbosity,
-        cache: settings.cache,
-    };
-    // SAFETY: not NULL, room for one value by the caller's promise.
-    unsafe { options.write(defaults) };
+    guard((), || {
+        let settings = Settings::default();
+        let defaults = gfproxy_options_t {
+            origin: std::ptr::null(),
+            socket: std::ptr::null(),
+            segments: settings.channel.segments,
+            segment_size: settings.channel.segment_size,
+            cache_wait_ms: settings.channel.wait.as_millis() as u32,
+            stall_ms: settings.stall.as_millis() as u32,
+            verbosity: settings.verbosity,
+            cache: settings.cache,
+        };
+        // SAFETY: not NULL, room for one value by the caller's promise.
+        unsafe { options.write(defaults) };
+    });
 }
 
 /// Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE ignored, the origin
@@ -113,9 +117,13 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
         ignore_sigpipe();
         // SAFETY: NULL or NUL-terminated by the caller's promise.
         let (origin, socket) = unsafe { (bytes(options.origin), bytes(options.socket)) };
+        let Ok(origin_url) = origin.map(str::from_utf8).transpose() else {
+            eprintln!("gfproxy: the origin \"{}\" is not UTF-8", origin.unwrap_or_default().escape_ascii());
+            return -1;
+        };
         let settings = Settings {
             cache: options.cache,
-            origin: origin.map(|url| String::from_utf8_lossy(url).into_owned()),
+            origin: origin_url.map(str::to_owned),
             channel: ClientConfig {
                 socket: socket.map_or_else(channel::default_socket, path),
                 segments: options.segments,
@@ -170,15 +178,17 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
     if options.is_null() {
         return;
     }
-    let defaults = gfproxy_cached_options_t {
-        locals: c"locals.txt".as_ptr(),
-        socket: std::ptr::null(),
-        threads: ServerConfig::default().threads as u32,
-        delay_us: 0,
-        verbosity: 0,
-    };
-    // SAFETY: not NULL, room for one value by the caller's promise.
-    unsafe { options.write(defaults) };
+    guard((), || {
+        let defaults = gfproxy_cached_options_t {
+            locals: c"locals.txt".as_ptr(),
+            socket: std::ptr::null(),
+            threads: ServerConfig::default().threads as u32,
+            delay_us: 0,
+            verbosity: 0,
+        };
+        // SAFETY: not NULL, room for one value by the caller's promise.
+        unsafe { options.write(defaults) };
+    });
 }
 
 /// Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and the
@@ -187,8 +197,8 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
 /// Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It is
 /// told when the daemon is ready (NOTIFY_SOCKET).
 ///
-/// `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, a command
-/// socket that another daemon serves or that cannot be made, a daemon that was started before.
+/// `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads out
+/// of range, a command socket that another daemon serves or that cannot be made, a daemon that was started before.
 ///
 /// Threads: from one thread, after signals were blocked that a thread of the program's takes.
 ///
@@ -210,6 +220,11 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
             eprintln!("gfproxy_cached_start: no locals file was named");
             return -1;
         };
+        let threads = options.threads;
+        if !(1..=GFPROXY_MAX_THREADS).contains(&threads) {
+            eprintln!("simplecached: {threads} threads: not in 1 to {GFPROXY_MAX_THREADS}");
+            return -1;
+        }
         let mut daemon = DAEMON.lock();
         if daemon.is_some() {
             eprintln!("simplecached: started already");
@@ -217,7 +232,7 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
         }
         let server = ServerConfig {
             socket: socket.map_or_else(channel::default_socket, path),
-            threads: options.threads as usize,
+            threads: threads as usize,
             inherit: true,
         };
         let delay = Duration::from_micros(options.delay_us.into());

@@ -86,6 +86,10 @@ static void process_functions(void)
     gfproxy_cached_options_init(&cached);
     CHECK(strcmp(cached.locals, "locals.txt") == 0 && cached.threads == 8);
     CHECK(gfproxy_cached_start(&cached) == -1);
+    cached.threads = 0;
+    CHECK(gfproxy_cached_start(&cached) == -1);
+    cached.threads = GFPROXY_MAX_THREADS + 1;
+    CHECK(gfproxy_cached_start(&cached) == -1);
     cached.locals = NULL;
     CHECK(gfproxy_cached_start(&cached) == -1);
     cached.locals = "";
