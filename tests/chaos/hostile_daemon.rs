@@ -234,6 +234,24 @@ fn a_daemon_that_parks_and_parks_does_not_keep_a_request() {
 }
 
 #[test]
+fn a_daemon_that_wakes_nobody_costs_little_time() {
+    let library = Library::new(&[100]);
+    let content = library.content(0).to_vec();
+    let answer = serving(move |area, lead, sequence| {
+        area.write(area.sizes.data(lead), &content);
+        describe(area, lead, 100);
+        publish(area, lead, sequence, chunk(100, lead, END));
+    });
+    let hostile = Hostile::start(&library, answer);
+    // Far longer than this test waits for a byte.
+    let webproxy = Webproxy::start(&library, &["-n", "4", "-z", "4096", "--cache-wait-ms", "3600000"]);
+    for _ in 0..5 {
+        assert_eq!(download(webproxy.port, "/0", library.content(0)), End::Whole);
+    }
+    drop(hostile);
+}
+
+#[test]
 fn a_daemon_that_breaks_off_cuts_the_client() {
     // The first chunk is a good one: the header is out, so only the end of the connection can tell.
     let library = Library::new(&[LEN as usize]);
@@ -241,8 +259,7 @@ fn a_daemon_that_breaks_off_cuts_the_client() {
     let hostile = Hostile::start(
         &library,
         serving(move |area, lead, sequence| {
-            let data = SIZES.total() - 4 * u64::from(SEGMENT_SIZE) + u64::from(lead) * u64::from(SEGMENT_SIZE);
-            area.write(data, &content[..100]);
+            area.write(area.sizes.data(lead), &content[..100]);
             describe(area, lead, LEN);
             publish(area, lead, sequence, chunk(100, lead, DATA));
         }),

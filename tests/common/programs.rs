@@ -121,6 +121,10 @@ impl Program {
         let deadline = Instant::now() + WATCHDOG;
         while !condition(self) {
             let ended = self.child.try_wait().expect("wait");
+            // It may have come true with the end.
+            if ended.is_some() && condition(self) {
+                return;
+            }
             if ended.is_some() || Instant::now() > deadline {
                 let output = [text(&self.stdout), text(&self.stderr)].concat();
                 panic!("{} never {what} (status {ended:?}):\n{output}", self.command);
