@@ -84,6 +84,18 @@ fn arm(shared: &Shared, session: &Session) {
     let _ = shared.requests.modify(session.socket.as_fd(), &mut event);
 }
 
+/// What a transfer may take before it goes to the end of the line.
+struct Turn {
+    begun: Instant,
+    offset: u64,
+}
+
+impl Turn {
+    fn is_over(&self, at: u64, now: Instant) -> bool {
+        at - self.offset >= QUANTUM || now.duration_since(self.begun) >= TURN
+    }
+}
+
 /// One lease in the making.
 struct Lease<'s> {
     shared: &'s Shared,
@@ -152,7 +164,7 @@ impl Lease<'_> {
         let validator = file.validator();
         let segment_size = u64::from(self.session.arena.segment_size());
         self.producer.describe(validator);
-        let begun = Instant::now();
+        let turn = Turn { begun: Instant::now(), offset };
         let mut at = offset;
         loop {
             let segment = self.next_segment(file)?;
@@ -176,8 +188,7 @@ impl Lease<'_> {
                 self.producer.publish(segment, len, Kind::End);
                 return Ok(());
             }
-            let enough = || at - offset >= QUANTUM || begun.elapsed() >= TURN;
-            if (!self.shared.has_idle() && enough()) || self.shared.stopping() {
+            if (!self.shared.has_idle() && turn.is_over(at, Instant::now())) || self.shared.stopping() {
                 self.park(file, segment, len);
                 return Ok(());
             }
@@ -223,5 +234,19 @@ impl Lease<'_> {
     fn end(&mut self, kind: Kind) {
         self.session.unlease(self.lead);
         self.producer.publish(self.lead, 0, kind);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_ends_by_bytes_and_by_time() {
+        let begun = Instant::now();
+        let turn = Turn { begun, offset: 1000 };
+        assert!(!turn.is_over(1000 + QUANTUM - 1, begun + TURN / 2));
+        assert!(turn.is_over(1000 + QUANTUM, begun));
+        assert!(turn.is_over(1824, begun + TURN));
     }
 }
