@@ -15,6 +15,7 @@ int main(int argc, char **argv) {
         {'t', "nthreads", "worker threads", NUMBER(&options.threads, 1, 100)},
         {'d', "delay", "microseconds by which each lookup is delayed", NUMBER(&options.delay_us, 0, 2500000)},
         {'S', "socket", "command socket to listen on", TEXT(&options.socket, "PATH")},
+        {0, "metrics", "serve Prometheus metrics on this address", TEXT(&options.metrics, "HOST:PORT")},
         {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&options.verbosity)},
         {'h', "help", "print this text", HELP},
         {'i', "hidden", NULL, IGNORED},

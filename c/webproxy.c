@@ -34,9 +34,7 @@ static void *end_on_signal(void *unused) {
     pthread_sigmask(SIG_UNBLOCK, &endings, NULL);
 
     shutdown(gfs.socket_fd, SHUT_RDWR);
-    int left = gfproxy_drain(drain_ms);
-    if (left > 0)
-        fprintf(stderr, "webproxy: transfers cut short after %u ms: %d\n", drain_ms, left);
+    gfproxy_drain(drain_ms);
     gfproxy_stop();
     exit(EXIT_SUCCESS);
 }
@@ -62,6 +60,7 @@ int main(int argc, char **argv) {
          NUMBER(&options.cache_wait_ms, 0, UINT32_MAX)},
         {0, "stall-ms", "drop a client that does not read for so long", NUMBER(&options.stall_ms, 1, UINT32_MAX)},
         {0, "drain-ms", "on SIGTERM, let transfers run for so long", NUMBER(&drain_ms, 0, UINT32_MAX)},
+        {0, "metrics", "serve Prometheus metrics on this address", TEXT(&options.metrics, "HOST:PORT")},
         {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&options.verbosity)},
         {'h', "help", "print this text", HELP},
         {0, "listen-port", NULL, NUMBER(&port, 0, 65535)},

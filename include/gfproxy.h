@@ -65,6 +65,10 @@ typedef struct {
    * Whether to connect to simplecached at once (true); else the first handle_with_cache does.
    */
   bool cache;
+  /**
+   * The address that serves Prometheus metrics over HTTP, "HOST:PORT", NUL-terminated, or NULL for none.
+   */
+  const char *metrics;
 } gfproxy_options_t;
 
 /**
@@ -91,6 +95,10 @@ typedef struct {
    * 0: log warnings, 1: also proxies that come and go, 2: debug, 3: trace (0).
    */
   int32_t verbosity;
+  /**
+   * The address that serves Prometheus metrics over HTTP, "HOST:PORT", NUL-terminated, or NULL for none.
+   */
+  const char *metrics;
 } gfproxy_cached_options_t;
 
 #ifdef __cplusplus
@@ -110,7 +118,7 @@ void gfproxy_options_init(gfproxy_options_t *options);
  * checked, the channel to simplecached with a thread of its own. simplecached need not be there yet.
  *
  * `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
- * URL, no memory for the segments, or a proxy that was started before.
+ * URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before.
  *
  * Threads: from one thread, before the handlers run and after signals were blocked that a thread of the program's takes.
  *
@@ -121,7 +129,7 @@ int gfproxy_start(const gfproxy_options_t *options);
 
 /**
  * Makes the handlers refuse requests (gfserver answers GF_ERROR) and waits for those that they have begun, for `limit_ms`
- * milliseconds at most. Returns how many are left, 0 if no proxy was started.
+ * milliseconds at most. Returns how many are left, which the log tells, too; 0 if no proxy was started.
  *
  * Threads: from any but a handler's; not from a signal handler.
  */
@@ -151,7 +159,8 @@ void gfproxy_cached_options_init(gfproxy_cached_options_t *options);
  * told when the daemon is ready (NOTIFY_SOCKET).
  *
  * `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads out
- * of range, a command socket that another daemon serves or that cannot be made, a daemon that was started before.
+ * of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot be
+ * had, a daemon that was started before.
  *
  * Threads: from one thread, after signals were blocked that a thread of the program's takes.
  *
@@ -161,8 +170,8 @@ void gfproxy_cached_options_init(gfproxy_cached_options_t *options);
 int gfproxy_cached_start(const gfproxy_cached_options_t *options);
 
 /**
- * Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1 after one line on standard
- * error: the file cannot be read, so that the old one stays in force, or no daemon was started.
+ * Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1: no daemon was started, or
+ * the file cannot be read or has a line that is no entry. Then the old one stays in force, and the log says why.
  *
  * Threads: from any; not from a signal handler.
  */

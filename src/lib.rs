@@ -25,6 +25,7 @@ pub mod getfile;
 pub mod gfserver;
 mod handler;
 mod logging;
+mod metrics;
 pub mod origin;
 pub mod reply;
 mod sys;

@@ -78,6 +78,9 @@ pub trait Reply {
 
     /// Sends the next bytes of the file.
     fn body(&mut self, chunk: Chunk<'_>) -> Result<(), ClientGone>;
+
+    /// The transfer broke off at its source and goes on. Nothing of it reaches the client.
+    fn resumed(&mut self) {}
 }
 
 /// How a handler ended. The C boundary turns it into what keeps a client from a corrupt file.

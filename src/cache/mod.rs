@@ -6,17 +6,21 @@
 mod catalog;
 mod files;
 mod line;
+mod metrics;
 mod simple;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 use std::{mem, thread};
 
 use log::{info, warn};
 use parking_lot::{Mutex, RwLock};
 
-use crate::channel::{OpenFile, Server, ServerConfig, ServerError, Store, StoreError};
+use crate::channel::{OpenFile, Server, ServerConfig, ServerError, ServerStats, Store, StoreError};
+pub use crate::metrics::ListenError;
+use crate::metrics::{Exporter, Metrics, Seconds};
 pub use catalog::{Catalog, Faults, LoadError};
 pub use files::Files;
 pub(crate) use simple::SimpleCache;
@@ -47,15 +51,19 @@ pub enum StartError {
 struct LocalFiles {
     delay: Duration,
     files: RwLock<Arc<Files>>,
+    lookups: Seconds,
 }
 
 impl Store for LocalFiles {
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
+        let begun = Instant::now();
         if !self.delay.is_zero() {
             thread::sleep(self.delay);
         }
         let files = Arc::clone(&self.files.read());
-        files.open(key)
+        let opened = files.open(key);
+        self.lookups.observe(begun.elapsed());
+        opened
     }
 
     fn close_some(&self) {
@@ -70,24 +78,52 @@ pub struct Daemon {
     server: Mutex<Option<Server>>,
     /// Held while a locals file is loaded again, so that of two reloads the later one stays.
     reloading: Mutex<()>,
+    /// Reloads that took the new file, and those that kept the old one.
+    reloads: [AtomicU64; 2],
+    metrics: Metrics,
+    /// Whether `metrics` can be asked for what the daemon counts.
+    told: Once,
+    exporter: Mutex<Option<Exporter>>,
 }
 
 impl Daemon {
     /// Loads the locals file and serves it. Lines that are no entries are skipped: there is nothing to fall back on.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        let metrics = Metrics::new("simplecached");
         let files = load(&config.locals, Faults::Skip)?;
-        let store = Arc::new(LocalFiles { delay: config.delay, files: RwLock::new(files) });
+        let store = Arc::new(LocalFiles {
+            delay: config.delay,
+            files: RwLock::new(files),
+            lookups: metrics.seconds("lookup_duration_seconds", "To find and open a file, with the delay of -d.", &[]),
+        });
         let server = Server::start(&config.server, Arc::clone(&store) as Arc<dyn Store>)?;
         info!("serving on {}", config.server.socket.display());
-        Ok(Self { locals: config.locals, store, server: Mutex::new(Some(server)), reloading: Mutex::default() })
+        Ok(Self {
+            locals: config.locals,
+            store,
+            server: Mutex::new(Some(server)),
+            reloading: Mutex::default(),
+            reloads: Default::default(),
+            metrics,
+            told: Once::new(),
+            exporter: Mutex::default(),
+        })
+    }
+
+    /// Serves metrics on `address`, `HOST:PORT`, until the daemon stops; a second address takes the place of the first.
+    pub fn serve_metrics(self: &Arc<Self>, address: &str) -> Result<(), ListenError> {
+        self.told.call_once(|| metrics::tell(&self.metrics, self));
+        *self.exporter.lock() = Some(Exporter::start(address, self.metrics.clone())?);
+        Ok(())
     }
 
     /// Loads the locals file again. Transfers that have begun end on the old files. If it cannot be read, or has a line
     /// that is no entry, the files loaded before stay.
     pub fn reload(&self) -> Result<(), LoadError> {
         let _alone = self.reloading.lock();
-        let files = load(&self.locals, Faults::Refuse)?;
-        let old = mem::replace(&mut *self.store.files.write(), files);
+        let loaded = load(&self.locals, Faults::Refuse);
+        self.reloads[usize::from(loaded.is_err())].fetch_add(1, Ordering::Relaxed);
+        let old = mem::replace(&mut *self.store.files.write(), loaded?);
         // Not under the lock: a large table takes its time to go.
         drop(old);
         Ok(())
@@ -95,9 +131,15 @@ impl Daemon {
 
     /// Stops serving and joins all threads. Transfers end at their next chunk.
     pub fn stop(&self) {
+        let exporter = self.exporter.lock().take();
+        drop(exporter);
         if let Some(server) = self.server.lock().take() {
             server.stop();
         }
+    }
+
+    fn stats(&self) -> Option<ServerStats> {
+        self.server.lock().as_ref().map(Server::stats)
     }
 }
 

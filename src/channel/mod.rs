@@ -62,6 +62,6 @@ mod wire;
 pub use address::{BindError, default_socket};
 pub use client::{Client, ClientConfig, ClientError, ClientStats, OpenError, Transfer, TransferError};
 pub use layout::{LayoutError, MAX_AREA, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE, Validator};
-pub use server::{Server, ServerConfig, ServerError};
+pub use server::{Server, ServerConfig, ServerError, ServerStats};
 pub use store::{OpenFile, Store, StoreError};
 pub use wire::MAX_KEY;

@@ -1,11 +1,13 @@
 //! The life of the process: `gfproxy_<verb>`.
 
+use std::error::Error;
 use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::error;
 use parking_lot::Mutex;
 use sd_notify::NotifyState;
 
@@ -51,6 +53,8 @@ pub struct gfproxy_options_t {
     pub verbosity: i32,
     /// Whether to connect to simplecached at once (true); else the first handle_with_cache does.
     pub cache: bool,
+    /// The address that serves Prometheus metrics over HTTP, "HOST:PORT", NUL-terminated, or NULL for none.
+    pub metrics: *const c_char,
 }
 
 /// How a cache daemon is set up. Fill it with gfproxy_cached_options_init, then change what you want.
@@ -67,6 +71,8 @@ pub struct gfproxy_cached_options_t {
     pub delay_us: u32,
     /// 0: log warnings, 1: also proxies that come and go, 2: debug, 3: trace (0).
     pub verbosity: i32,
+    /// The address that serves Prometheus metrics over HTTP, "HOST:PORT", NUL-terminated, or NULL for none.
+    pub metrics: *const c_char,
 }
 
 /// Sets the defaults. NULL does nothing.
@@ -89,6 +95,7 @@ pub unsafe extern "C" fn gfproxy_options_init(options: *mut gfproxy_options_t) {
             stall_ms: settings.stall.as_millis() as u32,
             verbosity: settings.verbosity,
             cache: settings.cache,
+            metrics: std::ptr::null(),
         };
         // SAFETY: not NULL, room for one value by the caller's promise.
         unsafe { options.write(defaults) };
@@ -99,7 +106,7 @@ pub unsafe extern "C" fn gfproxy_options_init(options: *mut gfproxy_options_t) {
 /// checked, the channel to simplecached with a thread of its own. simplecached need not be there yet.
 ///
 /// `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
-/// URL, no memory for the segments, or a proxy that was started before.
+/// URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before.
 ///
 /// Threads: from one thread, before the handlers run and after signals were blocked that a thread of the program's takes.
 ///
@@ -116,7 +123,8 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
         logging::start(options.verbosity);
         ignore_sigpipe();
         // SAFETY: NULL or NUL-terminated by the caller's promise.
-        let (origin, socket) = unsafe { (bytes(options.origin), bytes(options.socket)) };
+        let (origin, socket, metrics) =
+            unsafe { (bytes(options.origin), bytes(options.socket), bytes(options.metrics)) };
         let Ok(origin_url) = origin.map(str::from_utf8).transpose() else {
             eprintln!("gfproxy: the origin \"{}\" is not UTF-8", origin.unwrap_or_default().escape_ascii());
             return -1;
@@ -132,11 +140,13 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
             },
             stall: ms(options.stall_ms),
             verbosity: options.verbosity,
+            metrics: metrics.map(text),
             ..Settings::default()
         };
         match Proxy::start(settings) {
             Ok(()) => 0,
             Err(error) => {
+                logging::flush();
                 eprintln!("gfproxy: {error}");
                 -1
             }
@@ -145,7 +155,7 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
 }
 
 /// Makes the handlers refuse requests (gfserver answers GF_ERROR) and waits for those that they have begun, for `limit_ms`
-/// milliseconds at most. Returns how many are left, 0 if no proxy was started.
+/// milliseconds at most. Returns how many are left, which the log tells, too; 0 if no proxy was started.
 ///
 /// Threads: from any but a handler's; not from a signal handler.
 #[unsafe(no_mangle)]
@@ -185,6 +195,7 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
             threads: ServerConfig::default().threads as u32,
             delay_us: 0,
             verbosity: 0,
+            metrics: std::ptr::null(),
         };
         // SAFETY: not NULL, room for one value by the caller's promise.
         unsafe { options.write(defaults) };
@@ -198,7 +209,8 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
 /// told when the daemon is ready (NOTIFY_SOCKET).
 ///
 /// `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads out
-/// of range, a command socket that another daemon serves or that cannot be made, a daemon that was started before.
+/// of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot be
+/// had, a daemon that was started before.
 ///
 /// Threads: from one thread, after signals were blocked that a thread of the program's takes.
 ///
@@ -215,7 +227,8 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
         logging::start(options.verbosity);
         ignore_sigpipe();
         // SAFETY: NULL or NUL-terminated by the caller's promise.
-        let (locals, socket) = unsafe { (bytes(options.locals), bytes(options.socket)) };
+        let (locals, socket, metrics) =
+            unsafe { (bytes(options.locals), bytes(options.socket), bytes(options.metrics)) };
         let Some(locals) = locals else {
             eprintln!("gfproxy_cached_start: no locals file was named");
             return -1;
@@ -236,13 +249,14 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
             inherit: true,
         };
         let delay = Duration::from_micros(options.delay_us.into());
-        match Daemon::start(Config { locals: path(locals), delay, server }) {
+        match start_daemon(Config { locals: path(locals), delay, server }, metrics.map(text)) {
             Ok(started) => {
-                *daemon = Some(Arc::new(started));
+                *daemon = Some(started);
                 notify(NotifyState::Ready);
                 0
             }
             Err(error) => {
+                logging::flush();
                 eprintln!("simplecached: {error}");
                 -1
             }
@@ -250,8 +264,16 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
     })
 }
 
-/// Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1 after one line on standard
-/// error: the file cannot be read, so that the old one stays in force, or no daemon was started.
+fn start_daemon(config: Config, metrics: Option<String>) -> Result<Arc<Daemon>, Box<dyn Error>> {
+    let daemon = Arc::new(Daemon::start(config)?);
+    if let Some(address) = metrics {
+        daemon.serve_metrics(&address)?;
+    }
+    Ok(daemon)
+}
+
+/// Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1: no daemon was started, or
+/// the file cannot be read or has a line that is no entry. Then the old one stays in force, and the log says why.
 ///
 /// Threads: from any; not from a signal handler.
 #[unsafe(no_mangle)]
@@ -261,7 +283,8 @@ pub extern "C" fn gfproxy_cached_reload() -> c_int {
         match daemon.map(|daemon| daemon.reload()) {
             Some(Ok(())) => 0,
             Some(Err(error)) => {
-                eprintln!("simplecached: {error}: the files loaded before stay");
+                // Not written here: this may be the thread that takes the signals, and standard error may be stuck.
+                error!("{error}: the files loaded before stay");
                 -1
             }
             None => -1,
@@ -293,6 +316,10 @@ fn notify(state: NotifyState<'_>) {
 
 fn ms(milliseconds: u32) -> Duration {
     Duration::from_millis(milliseconds.into())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn path(bytes: &[u8]) -> PathBuf {

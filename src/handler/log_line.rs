@@ -4,25 +4,34 @@ use std::time::Duration;
 
 use log::{Level, log_enabled};
 
-use super::Connection;
+use super::{Source, Watched};
 use crate::reply::Outcome;
 
-pub(super) fn write(connection: &dyn Connection, path: &[u8], outcome: &Outcome, took: Duration, via: &str) {
+const TARGET: &str = "gfproxy::request";
+
+pub(super) fn write(reply: &Watched<'_>, path: &[u8], outcome: &Outcome, took: Duration, source: Source) {
     let level = match outcome {
         Outcome::Sent(_) | Outcome::NotFound => Level::Info,
         Outcome::Failed(_) | Outcome::Cut(_) => Level::Warn,
     };
-    if !log_enabled!(target: "gfproxy::request", level) {
+    if !log_enabled!(target: TARGET, level) {
         return;
     }
-    let (status, bytes, reason) = match outcome {
-        Outcome::Sent(bytes) => ("OK", *bytes, ""),
-        Outcome::NotFound => ("FILE_NOT_FOUND", 0, ""),
-        Outcome::Failed(reason) => ("ERROR", 0, reason.as_str()),
-        Outcome::Cut(reason) => ("CUT", 0, reason.as_str()),
+    let (status, reason) = match outcome {
+        Outcome::Sent(_) => ("OK", ""),
+        Outcome::NotFound => ("FILE_NOT_FOUND", ""),
+        Outcome::Failed(reason) => ("ERROR", reason.as_str()),
+        Outcome::Cut(reason) => ("CUT", reason.as_str()),
     };
-    let (path, peer) = (path.escape_ascii(), connection.peer());
-    let ms = took.as_secs_f64() * 1e3;
-    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    log::log!(target: "gfproxy::request", level, "{peer} {path} {status} {bytes} B {ms:.1} ms via {via}{reason}");
+    let (path, client) = (path.escape_ascii(), reply.connection.peer());
+    let ms = (took.as_secs_f64() * 1e4).round() / 10.0;
+    let (source, bytes, resumed) = (source.name(), reply.bytes, reply.resumed);
+    let how = if resumed == 0 { String::new() } else { format!(", resumed ({resumed})") };
+    let colon = if reason.is_empty() { "" } else { ": " };
+    log::log!(
+        target: TARGET,
+        level,
+        client:% = client, path:% = path, status, bytes, ms, via = source, resumed, reason;
+        "{client} {path} {status} {bytes} B {ms:.1} ms via {source}{how}{colon}{reason}"
+    );
 }

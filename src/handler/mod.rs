@@ -4,17 +4,21 @@
 //! the first request starts it with what the environment says.
 
 mod log_line;
+mod metrics;
 mod settings;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::warn;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::channel::{Client, ClientError, OpenError, Transfer};
+use crate::metrics::{Exporter, ListenError, Metrics};
 use crate::origin::{Config as OriginConfig, Origin, OriginError};
-use crate::reply::{Chunk, ClientGone, Outcome, Reply};
+use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
+use metrics::Requests;
 pub(crate) use settings::{Settings, SettingsError};
 
 /// Below this segment size a file's chunks are held back until they fill TCP segments.
@@ -40,8 +44,26 @@ pub(crate) enum StartError {
     Channel(#[from] ClientError),
     #[error(transparent)]
     Origin(#[from] OriginError),
+    #[error(transparent)]
+    Metrics(#[from] ListenError),
     #[error("started already")]
     Twice,
+}
+
+/// Where a file came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Cache,
+    Origin,
+}
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Origin => "origin",
+        }
+    }
 }
 
 /// What a handler needs of its client beside the answer itself.
@@ -72,24 +94,35 @@ pub(crate) struct Proxy {
     origins: RwLock<HashMap<String, Arc<Origin>>>,
     flow: Mutex<Flow>,
     settled: Condvar,
+    metrics: Metrics,
+    requests: Requests,
+    exporter: Mutex<Option<Exporter>>,
 }
 
 static PROXY: RwLock<Option<Arc<Proxy>>> = RwLock::new(None);
 
 impl Proxy {
-    fn new(settings: Settings) -> Result<Self, StartError> {
-        let proxy = Self {
+    fn new(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let metrics = Metrics::new("gfproxy");
+        let proxy = Arc::new(Self {
             settings,
             channel: Mutex::default(),
             origins: RwLock::default(),
             flow: Mutex::default(),
             settled: Condvar::new(),
-        };
+            requests: Requests::new(&metrics),
+            metrics,
+            exporter: Mutex::default(),
+        });
         if proxy.settings.cache {
             proxy.channel()?;
         }
         if let Some(url) = &proxy.settings.origin {
             proxy.origin(url)?;
+        }
+        if let Some(address) = &proxy.settings.metrics {
+            metrics::tell(&proxy.metrics, &proxy);
+            *proxy.exporter.lock() = Some(Exporter::start(address, proxy.metrics.clone())?);
         }
         Ok(proxy)
     }
@@ -100,7 +133,7 @@ impl Proxy {
         if current.is_some() {
             return Err(StartError::Twice);
         }
-        *current = Some(Arc::new(Self::new(settings)?));
+        *current = Some(Self::new(settings)?);
         Ok(())
     }
 
@@ -115,7 +148,7 @@ impl Proxy {
         }
         let settings = Settings::from_environment()?;
         crate::logging::start(settings.verbosity);
-        let proxy = Arc::new(Self::new(Settings { cache: false, ..settings })?);
+        let proxy = Self::new(Settings { cache: false, ..settings })?;
         *current = Some(Arc::clone(&proxy));
         Ok(proxy)
     }
@@ -131,11 +164,16 @@ impl Proxy {
         let mut flow = self.flow.lock();
         flow.refusing = true;
         while flow.in_flight > 0 && !self.settled.wait_until(&mut flow, deadline).timed_out() {}
+        if flow.in_flight > 0 {
+            warn!("transfers cut short after {} ms: {}", limit.as_millis(), flow.in_flight);
+        }
         flow.in_flight
     }
 
     /// Closes the channel and lets a later start make a new proxy.
     pub(crate) fn stop(&self) {
+        let exporter = self.exporter.lock().take();
+        drop(exporter);
         if let Some(channel) = self.channel.lock().take() {
             channel.stop();
         }
@@ -173,22 +211,27 @@ impl Proxy {
         };
         let begun = Instant::now();
         connection.set_timeouts(self.settings.linger, self.settings.stall);
-        let (outcome, via) = match route {
+        let mut reply = Watched { connection, bytes: 0, resumed: 0 };
+        let (outcome, source) = match route {
             Route::Origin => {
-                (self.over_origin(path, origin, connection, |o, path, reply| o.serve(path, reply)), "origin")
+                (self.over_origin(path, origin, &mut reply, |o, path, reply| o.serve(path, reply)), Source::Origin)
             }
-            Route::Cache => (self.over_cache(path, connection), "cache"),
-            Route::CacheThenOrigin => match self.over_cache(path, connection) {
+            Route::Cache => (self.over_cache(path, &mut reply), Source::Cache),
+            Route::CacheThenOrigin => match self.over_cache(path, &mut reply) {
                 // What many ask for at once and the cache does not have: one request to the origin for all.
-                Outcome::NotFound => (self.over_origin(path, origin, connection, Origin::serve_coalesced), "origin"),
-                outcome => (outcome, "cache"),
+                Outcome::NotFound => {
+                    (self.over_origin(path, origin, &mut reply, Origin::serve_coalesced), Source::Origin)
+                }
+                outcome => (outcome, Source::Cache),
             },
         };
-        log_line::write(connection, path, &outcome, begun.elapsed(), via);
+        let took = begun.elapsed();
+        self.requests.count(source, &outcome, &reply, took);
+        log_line::write(&reply, path, &outcome, took, source);
         outcome
     }
 
-    fn over_cache(&self, path: &[u8], connection: &mut dyn Connection) -> Outcome {
+    fn over_cache(&self, path: &[u8], reply: &mut Watched<'_>) -> Outcome {
         let client = match self.channel() {
             Ok(client) => client,
             Err(error) => return Outcome::Failed(error.to_string()),
@@ -198,12 +241,13 @@ impl Proxy {
                 let cork = client.config().segment_size < CORK_BELOW
                     && transfer.len() > u64::from(client.config().segment_size);
                 if cork {
-                    connection.set_cork(true);
+                    reply.connection.set_cork(true);
                 }
-                let outcome = relay(&mut transfer, connection, self.settings.stall);
+                let outcome = relay(&mut transfer, reply, self.settings.stall);
                 if cork {
-                    connection.set_cork(false);
+                    reply.connection.set_cork(false);
                 }
+                reply.resumed += transfer.sessions_lost();
                 outcome
             }
             Err(OpenError::NotFound | OpenError::KeyTooLong(_)) => Outcome::NotFound,
@@ -215,23 +259,23 @@ impl Proxy {
         &self,
         path: &[u8],
         url: Option<&str>,
-        connection: &mut dyn Connection,
+        reply: &mut Watched<'_>,
         serve: fn(&Arc<Origin>, &[u8], &mut dyn Reply) -> Outcome,
     ) -> Outcome {
         let Some(url) = url.or(self.settings.origin.as_deref()) else {
             return Outcome::Failed("no origin: neither the worker's argument nor GFPROXY_ORIGIN is a URL".to_owned());
         };
         match self.origin(url) {
-            Ok(origin) => serve(&origin, path, connection),
+            Ok(origin) => serve(&origin, path, reply),
             Err(error) => Outcome::Failed(error.to_string()),
         }
     }
 }
 
 /// Sends a whole transfer.
-fn relay(transfer: &mut Transfer<'_>, reply: &mut dyn Connection, stall: Duration) -> Outcome {
+fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>, stall: Duration) -> Outcome {
     let len = transfer.len();
-    if let Err(gone) = reply.header(crate::reply::Status::Ok, len) {
+    if let Err(gone) = reply.header(Status::Ok, len) {
         return Outcome::Cut(gone.to_string());
     }
     loop {
@@ -240,7 +284,7 @@ fn relay(transfer: &mut Transfer<'_>, reply: &mut dyn Connection, stall: Duratio
                 Ok(0) => {}
                 Ok(unsent) => {
                     transfer.put_back(unsent);
-                    if !reply.drains(stall) {
+                    if !reply.connection.drains(stall) {
                         return Outcome::Cut(ClientGone.to_string());
                     }
                 }
@@ -253,10 +297,10 @@ fn relay(transfer: &mut Transfer<'_>, reply: &mut dyn Connection, stall: Duratio
 }
 
 /// Sends of a chunk what the client takes without delay. Returns how many bytes are left.
-fn send(reply: &mut dyn Connection, chunk: Chunk<'_>) -> Result<usize, ClientGone> {
+fn send(reply: &mut Watched<'_>, chunk: Chunk<'_>) -> Result<usize, ClientGone> {
     let mut sent = 0;
     while sent < chunk.len() {
-        let room = reply.room(chunk.len() - sent, PATIENCE);
+        let room = reply.connection.room(chunk.len() - sent, PATIENCE);
         if room == 0 {
             break;
         }
@@ -264,6 +308,30 @@ fn send(reply: &mut dyn Connection, chunk: Chunk<'_>) -> Result<usize, ClientGon
         sent += room;
     }
     Ok(chunk.len() - sent)
+}
+
+/// A client, and what it has got so far.
+struct Watched<'c> {
+    connection: &'c mut dyn Connection,
+    bytes: u64,
+    /// How often the transfer broke off and went on.
+    resumed: u32,
+}
+
+impl Reply for Watched<'_> {
+    fn header(&mut self, status: Status, len: u64) -> Result<(), ClientGone> {
+        self.connection.header(status, len)
+    }
+
+    fn body(&mut self, chunk: Chunk<'_>) -> Result<(), ClientGone> {
+        self.connection.body(chunk)?;
+        self.bytes += chunk.len() as u64;
+        Ok(())
+    }
+
+    fn resumed(&mut self) {
+        self.resumed += 1;
+    }
 }
 
 /// A request that [`Proxy::drain`] waits for.

@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     /// How long the server waits for a client to close after the answer.
     pub(crate) linger: Duration,
     pub(crate) verbosity: i32,
+    /// Where metrics are served.
+    pub(crate) metrics: Option<String>,
 }
 
 /// A variable of the environment that cannot be used.
@@ -39,16 +41,18 @@ impl Default for Settings {
             stall: Duration::from_secs(30),
             linger: Duration::from_secs(5),
             verbosity: 0,
+            metrics: None,
         }
     }
 }
 
 impl Settings {
     /// The defaults, but for what `GFPROXY_ORIGIN`, `GFPROXY_SOCKET`, `GFPROXY_SEGMENTS`, `GFPROXY_SEGMENT_SIZE`,
-    /// `GFPROXY_CACHE_WAIT_MS` and `GFPROXY_STALL_MS` say.
+    /// `GFPROXY_CACHE_WAIT_MS`, `GFPROXY_STALL_MS` and `GFPROXY_METRICS` say.
     pub(crate) fn from_environment() -> Result<Self, SettingsError> {
         let origin = env::var("GFPROXY_ORIGIN").ok().filter(|url| !url.is_empty());
-        let mut settings = Self { origin, ..Self::default() };
+        let metrics = env::var("GFPROXY_METRICS").ok().filter(|address| !address.is_empty());
+        let mut settings = Self { origin, metrics, ..Self::default() };
         if let Some(socket) = env::var_os("GFPROXY_SOCKET").filter(|path| !path.is_empty()) {
             settings.channel.socket = PathBuf::from(socket);
         }

@@ -214,6 +214,9 @@ impl Sink for Feed<'_> {
         self.flight.changed.notify_all();
         Ok(())
     }
+
+    /// Not told to those who wait: it is this request's affair, which is none of theirs alone.
+    fn resumed(&mut self) {}
 }
 
 /// One of those that wait for a file.

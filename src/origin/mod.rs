@@ -166,6 +166,10 @@ impl Sink for Client<'_> {
     fn body(&mut self, data: &[u8]) -> Result<(), ClientGone> {
         self.0.body(Chunk::from(data))
     }
+
+    fn resumed(&mut self) {
+        self.0.resumed();
+    }
 }
 
 /// Whether a file is known by its name to be compressed. Some origins say the same with `Content-Encoding`; whoever

@@ -24,6 +24,8 @@ const MAX_HEADS: usize = 256 << 10;
 pub(super) trait Sink {
     fn header(&mut self, len: u64) -> Result<(), ClientGone>;
     fn body(&mut self, data: &[u8]) -> Result<(), ClientGone>;
+    /// The origin broke off and is asked for the rest.
+    fn resumed(&mut self);
 }
 
 /// How an attempt, and with it perhaps the request, ended.
@@ -151,6 +153,9 @@ impl<'a> Transfer<'a> {
 
     /// Prepares for another attempt.
     pub(super) fn begin_attempt(&mut self) {
+        if self.announced.is_some() {
+            self.sink.resumed();
+        }
         self.watch.attempt_begins(Instant::now());
         self.head = Head::default();
         self.heads_len = 0;

@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::{offset_of, size_of};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
@@ -221,7 +222,10 @@ impl Connection for ContextReply {
     }
 
     fn peer(&self) -> String {
-        getpeername::<SockaddrStorage>(self.socket()).map_or_else(|_| "-".to_owned(), |address| address.to_string())
+        let Ok(address) = getpeername::<SockaddrStorage>(self.socket()) else { return "-".to_owned() };
+        // An IPv4 client of an IPv6 socket is an IPv4 client.
+        let v6 = address.as_sockaddr_in6().map(|v6| SocketAddr::new(v6.ip().to_canonical(), v6.port()));
+        v6.map_or_else(|| address.to_string(), |address| address.to_string())
     }
 }
 

@@ -45,3 +45,16 @@ pub(crate) fn ignore_sigpipe() {
         }
     });
 }
+
+/// Keeps signals from this thread, so that the program's own threads take them.
+pub(crate) fn block_signals() {
+    // Cannot fail: the set and the way are valid.
+    let _ = nix::sys::signal::SigSet::all().thread_block();
+}
+
+/// Lets `function` run when the program calls exit(3) or returns from main.
+pub(crate) fn at_exit(function: extern "C" fn()) {
+    // SAFETY: the function takes nothing and is there as long as the process. Where the table of such functions is full
+    // it is not called.
+    unsafe { libc::atexit(function) };
+}

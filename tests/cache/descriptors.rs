@@ -17,11 +17,10 @@ fn limited(limit: usize, threads: &str) -> Command {
     command
 }
 
-/// A webproxy for so many clients that do not read, and one that does. Each keeps the segment whose data waits for it,
-/// and the next.
+/// A webproxy for so many clients that do not read, and some that do.
 fn proxy(stalled: usize) -> Command {
     let mut command = Command::new(program("webproxy_noasan"));
-    command.args(["-t", &(stalled + 4).to_string(), "-n", &(2 * stalled + 2).to_string()]);
+    command.args(["-t", &(stalled + 4).to_string()]);
     command
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "../common/fixture.rs"]
 mod fixture;
+#[path = "../common/daemon_and_proxy.rs"]
+mod pair;
 #[path = "../common/programs.rs"]
 mod programs;
 
@@ -10,6 +12,5 @@ mod c_interface;
 mod descriptors;
 mod in_place;
 mod odd_files;
-mod pair;
 mod reload;
 mod size;

@@ -43,9 +43,9 @@ fn several_parked_transfers_of_one_file_all_finish_on_it() {
     let locals = "/a a\n/small small\n";
     let mut daemon = Command::new(program("simplecached_noasan"));
     daemon.args(["-t", "1"]);
-    // A client that does not read keeps the segment whose data waits for it, and the next.
+    // One segment for all of them: each has it in turn.
     let mut proxy = Command::new(program("webproxy_noasan"));
-    proxy.args(["-n", "10"]);
+    proxy.args(["-n", "1", "-z", "65536"]);
     let pair = Pair::start_with(directory, locals, daemon, proxy);
     let stalled: Vec<_> = (0..4).map(|_| pair.stall("/a", "/small")).collect();
     replace(&pair.path("a"), &new);

@@ -118,6 +118,7 @@ fn help_names_every_option_with_default_and_range() {
         "      --cache-wait-ms N    how long a request waits for an absent simplecached [10000; 0 to 4294967295]",
         "      --stall-ms N         drop a client that does not read for so long [30000; 1 to 4294967295]",
         "      --drain-ms N         on SIGTERM, let transfers run for so long [5000; 0 to 4294967295]",
+        "      --metrics HOST:PORT  serve Prometheus metrics on this address",
         "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
         "  -h, --help               print this text",
     ];
@@ -126,6 +127,7 @@ fn help_names_every_option_with_default_and_range() {
         "  -t, --nthreads N         worker threads [8; 1 to 100]",
         "  -d, --delay N            microseconds by which each lookup is delayed [0; 0 to 2500000]",
         "  -S, --socket PATH        command socket to listen on",
+        "      --metrics HOST:PORT  serve Prometheus metrics on this address",
         "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
         "  -h, --help               print this text",
     ];

@@ -105,7 +105,7 @@ impl Program {
     pub fn port(&mut self) -> u16 {
         let mut port = None;
         self.until("listens", |program| {
-            port = listening_port(program.child.id());
+            port = listening_ports(program.child.id()).first().map(|&(_, port)| port);
             port.is_some()
         });
         port.expect("it listens")
@@ -113,7 +113,19 @@ impl Program {
 
     /// Whether the program listens on any port.
     pub fn listens(&self) -> bool {
-        listening_port(self.child.id()).is_some()
+        !listening_ports(self.child.id()).is_empty()
+    }
+
+    /// The port that the program listens on at all addresses, as webproxy does; its metrics are elsewhere.
+    pub fn port_at_all_addresses(&mut self) -> u16 {
+        let mut port = None;
+        self.until("listens at all addresses", |program| {
+            let ports = listening_ports(program.child.id());
+            port =
+                ports.into_iter().find(|(address, _)| address.bytes().all(|digit| digit == b'0')).map(|(_, port)| port);
+            port.is_some()
+        });
+        port.expect("it listens")
     }
 
     /// Polls `condition`; panics with the program's output if the program ends before, or after the watchdog's time.
@@ -150,9 +162,12 @@ fn text(file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn listening_port(pid: u32) -> Option<u16> {
-    let sockets: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
-        .ok()?
+/// Addresses, in hexadecimal digits, and ports.
+fn listening_ports(pid: u32) -> Vec<(String, u16)> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+    let sockets: Vec<String> = descriptors
+        .into_iter()
+        .flatten()
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
         .collect();
@@ -161,10 +176,12 @@ fn listening_port(pid: u32) -> Option<u16> {
     let rows =
         tables.iter().flat_map(|table| table.lines().skip(1)).map(|row| row.split_whitespace().collect::<Vec<_>>());
     // Column 1 is the local address and port, 3 the state (0A is LISTEN), 9 the inode of the socket.
-    let mut ports = rows
-        .filter(|row| row.len() > 9 && row[3] == "0A" && sockets.iter().any(|inode| inode == row[9]))
-        .filter_map(|row| u16::from_str_radix(row[1].rsplit(':').next()?, 16).ok());
-    ports.next()
+    rows.filter(|row| row.len() > 9 && row[3] == "0A" && sockets.iter().any(|inode| inode == row[9]))
+        .filter_map(|row| {
+            let (address, port) = row[1].rsplit_once(':')?;
+            Some((address.to_owned(), u16::from_str_radix(port, 16).ok()?))
+        })
+        .collect()
 }
 
 /// Sends a request for `path` and returns the connection, its answer unread.

@@ -67,10 +67,16 @@ pub struct ClientStats {
     pub sessions: u64,
     /// Transfers that went on after a lost session.
     pub resumed: u64,
+    /// Whether there is a session now.
+    pub connected: bool,
+    /// Segments of the session.
+    pub segments: usize,
     /// Segments that are free now.
     pub free: usize,
     /// Segments that wait for the daemon to let go of them.
     pub quarantined: usize,
+    /// Transfers that wait for a segment now.
+    pub waiting: usize,
 }
 
 #[derive(Debug, Default)]
@@ -133,13 +139,18 @@ impl Client {
     /// The counters now.
     pub fn stats(&self) -> ClientStats {
         let session = self.shared.state.lock().session.clone();
-        let (free, quarantined) = session.map_or((0, 0), |session| session.pool.census());
-        ClientStats {
+        let mut stats = ClientStats {
             sessions: self.shared.sessions.load(Ordering::Relaxed),
             resumed: self.shared.resumed.load(Ordering::Relaxed),
-            free,
-            quarantined,
+            ..ClientStats::default()
+        };
+        if let Some(session) = session.filter(|session| !session.is_lost()) {
+            stats.connected = true;
+            stats.segments = self.shared.layout.segments as usize;
+            (stats.free, stats.quarantined) = session.pool.census();
+            stats.waiting = session.pool.waiters() as usize;
         }
+        stats
     }
 
     /// Ends the session and the thread. Transfers that are open fail; the memory goes when the last of them is dropped.

@@ -179,6 +179,7 @@ impl Boss {
         let layout = arena.layout();
         info!("session {id} (pid {pid}): {} segments of {} bytes", layout.segments, layout.segment_size);
         let session = Arc::new(Session::new(id, pid, socket, arena));
+        self.shared.counters.session();
         self.shared.sessions.write().insert(id, Arc::clone(&session));
         if let Err(errno) = self.shared.requests.add(session.socket.as_fd(), EpollEvent::new(worker::ARMED, id)) {
             self.shared.end_session(&session, Some(&format!("epoll_ctl: {errno}")));

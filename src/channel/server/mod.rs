@@ -5,6 +5,7 @@
 mod boss;
 mod complaints;
 mod session;
+mod stats;
 mod worker;
 
 use std::collections::HashMap;
@@ -25,6 +26,8 @@ use super::address::{BindError, BoundSocket, default_socket};
 use super::store::Store;
 use complaints::Complaints;
 use session::Session;
+use stats::Counters;
+pub use stats::ServerStats;
 
 /// The event of the stop descriptor; sessions are numbered from 1.
 const STOP: u64 = 0;
@@ -72,6 +75,7 @@ pub(crate) struct Shared {
     /// The sessions' sockets, each for one event at a time.
     requests: Epoll,
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
+    counters: Counters,
     /// Workers that wait for a request.
     idle: AtomicUsize,
     stopping: AtomicBool,
@@ -125,6 +129,7 @@ impl Shared {
         }
         match fault {
             Some(fault) => {
+                self.counters.dropped();
                 let (id, pid) = (session.id, session.pid);
                 self.complaints.tell(pid, format_args!("session {id} (pid {pid}) dropped: {fault}"));
             }
@@ -160,6 +165,7 @@ impl Server {
             complaints: Complaints::default(),
             requests,
             sessions: RwLock::new(HashMap::new()),
+            counters: Counters::default(),
             idle: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             stop,
@@ -177,6 +183,11 @@ impl Server {
         let shared = Arc::clone(&self.shared);
         self.threads.push(thread::Builder::new().name(name).spawn(move || body(&shared))?);
         Ok(())
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> ServerStats {
+        self.shared.stats()
     }
 
     /// The path of the command socket.

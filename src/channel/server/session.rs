@@ -77,6 +77,11 @@ impl Session {
         parked.remove(at).map(|(file, _)| file)
     }
 
+    /// The number of parked transfers whose file is held.
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.lock().len()
+    }
+
     /// Lets go of files whose transfers parked before `limit`.
     pub(crate) fn forget_parked(&self, limit: Instant) {
         self.parked.lock().retain(|(_, since)| *since >= limit);

@@ -142,6 +142,9 @@ fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), V
 impl Lease<'_> {
     /// The file that the request asks for, or how the lease ends without it.
     fn open(&self, get: &Get<'_>) -> Result<Arc<OpenFile>, Kind> {
+        if get.validator.is_some() {
+            self.shared.counters.resume();
+        }
         if let Some(file) = get.validator.and_then(|wanted| self.session.take_parked(&wanted))
             && get.offset <= file.validator().len
         {
@@ -183,9 +186,9 @@ impl Lease<'_> {
                 }
             }
             at += u64::from(len);
+            self.shared.counters.bytes(len.into());
             if at == validator.len {
-                self.session.unlease(self.lead);
-                self.producer.publish(segment, len, Kind::End);
+                self.publish_end(segment, len, Kind::End);
                 return Ok(());
             }
             if (!self.shared.has_idle() && turn.is_over(at, Instant::now())) || self.shared.stopping() {
@@ -226,14 +229,18 @@ impl Lease<'_> {
     /// Ends the lease before the file ends, with the data in `segment` or without. A slow client never holds a worker.
     fn park(&mut self, file: &Arc<OpenFile>, segment: u16, len: u32) {
         self.session.park(file, self.shared.parking_places());
-        self.session.unlease(self.lead);
-        self.producer.publish(segment, len, Kind::Parked);
+        self.publish_end(segment, len, Kind::Parked);
     }
 
     /// Ends the lease without data.
     fn end(&mut self, kind: Kind) {
+        self.publish_end(self.lead, 0, kind);
+    }
+
+    fn publish_end(&mut self, segment: u16, len: u32, kind: Kind) {
+        self.shared.counters.end(kind);
         self.session.unlease(self.lead);
-        self.producer.publish(self.lead, 0, kind);
+        self.producer.publish(segment, len, kind);
     }
 }
 

@@ -1,4 +1,5 @@
 //! A simplecached and a webproxy in front of it.
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,7 +20,7 @@ pub const LARGE: usize = 12 << 20;
 
 pub struct Pair {
     pub daemon: Program,
-    _proxy: Program,
+    pub proxy: Program,
     pub port: u16,
     directory: TempDir,
 }
@@ -38,8 +39,8 @@ impl Pair {
         let daemon = Program::start(&mut daemon_command(daemon, directory.path()));
         let socket = directory.path().join("socket");
         let mut proxy = Program::start(proxy.args(["-p", "0", "-S"]).arg(socket));
-        let port = proxy.port();
-        Self { daemon, _proxy: proxy, port, directory }
+        let port = proxy.port_at_all_addresses();
+        Self { daemon, proxy, port, directory }
     }
 
     pub fn path(&self, name: impl AsRef<OsStr>) -> PathBuf {
@@ -64,6 +65,12 @@ impl Pair {
         assert_eq!(&begun, b"GETFILE OK ", "{path}");
         assert_ne!(self.fetch(other), NOT_FOUND);
         Stalled { stream }
+    }
+
+    /// Kills the daemon and starts one whose command line begins like that.
+    pub fn replace_daemon(&mut self, command: Command) {
+        self.daemon.signal(Signal::SIGKILL);
+        self.daemon = Program::start(&mut daemon_command(command, self.directory.path()));
     }
 
     /// Puts this in the place of the locals file, by rename, and lets the daemon load it.

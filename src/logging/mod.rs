@@ -1,0 +1,130 @@
+//! Where log lines go: standard error, one line each, through the `log` facade. `docs/logging.md` describes them.
+
+mod line;
+mod queue;
+
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::{env, io, thread};
+
+use env_filter::Filter;
+use jiff::Timestamp;
+use log::{Level, LevelFilter, Log, Metadata, Record, warn};
+
+use crate::sys::process::{at_exit, block_signals};
+use line::Format;
+use queue::Queue;
+
+/// How long the end of the process waits for lines that nobody takes.
+const LAST_LINES: Duration = Duration::from_millis(250);
+
+struct Logger {
+    filter: Filter,
+    format: Format,
+    queue: Queue,
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Starts logging, unless the program has a logger of its own. `verbosity` is the number of `-v`; the variable
+/// `GFPROXY_LOG` (`info`, or `gfproxy::channel=debug,warn`) says more precisely what to log, `GFPROXY_LOG_FORMAT` (`text`
+/// or `json`) how. Only the first call counts.
+pub(crate) fn start(verbosity: i32) {
+    let mut complaints = Vec::new();
+    let filter = filter(verbosity, &mut complaints);
+    let format = env::var_os("GFPROXY_LOG_FORMAT").unwrap_or_default();
+    let format = match format.as_bytes() {
+        b"" | b"text" => Format::Text,
+        b"json" => Format::Json,
+        _ => {
+            complaints.push(format!("GFPROXY_LOG_FORMAT={format:?} is neither text nor json: text it is"));
+            Format::Text
+        }
+    };
+    let level = filter.filter();
+    let mut first = false;
+    let logger = LOGGER.get_or_init(|| {
+        first = true;
+        Logger { filter, format, queue: Queue::default() }
+    });
+    // The program's own logger stays.
+    if !first || log::set_logger(logger).is_err() {
+        return;
+    }
+    let writer = thread::Builder::new().name("log".to_owned()).spawn(|| {
+        block_signals();
+        logger.queue.write_to(io::stderr(), |dropped| logger.dropped(dropped))
+    });
+    if let Err(error) = writer {
+        eprintln!("gfproxy: no thread for the log: {error}");
+        return;
+    }
+    at_exit(flush_at_exit);
+    log::set_max_level(level);
+    for complaint in complaints {
+        warn!("{complaint}");
+    }
+}
+
+/// Waits a moment until what was logged is written.
+pub(crate) fn flush() {
+    if let Some(logger) = LOGGER.get() {
+        logger.queue.flush(LAST_LINES);
+    }
+}
+
+/// How many lines standard error did not take.
+pub(crate) fn dropped() -> u64 {
+    LOGGER.get().map_or(0, |logger| logger.queue.lost())
+}
+
+extern "C" fn flush_at_exit() {
+    flush();
+}
+
+fn filter(verbosity: i32, complaints: &mut Vec<String>) -> Filter {
+    let level = match verbosity {
+        ..=0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        3.. => LevelFilter::Trace,
+    };
+    let mut builder = env_filter::Builder::new();
+    builder.filter_level(level);
+    if let Some(filters) = env::var_os("GFPROXY_LOG").filter(|filters| !filters.is_empty()) {
+        let filters = filters.to_string_lossy();
+        if let Err(error) = builder.try_parse(&filters) {
+            complaints.push(format!("GFPROXY_LOG={filters:?}: {error}: not used"));
+            builder = env_filter::Builder::new();
+            builder.filter_level(level);
+        }
+    }
+    builder.build()
+}
+
+impl Logger {
+    /// The line that tells of lines that were dropped.
+    fn dropped(&self, count: u64) -> Vec<u8> {
+        let fields = [("dropped", count)];
+        let args = format_args!("{count} log lines dropped: standard error did not take them in time");
+        let record = Record::builder().level(Level::Warn).target(module_path!()).args(args).key_values(&fields).build();
+        self.format.line(&record, Timestamp::now())
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.filter.matches(record) {
+            self.queue.add(&self.format.line(record, Timestamp::now()));
+        }
+    }
+
+    fn flush(&self) {
+        self.queue.flush(LAST_LINES);
+    }
+}

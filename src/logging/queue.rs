@@ -1,0 +1,168 @@
+//! Lines on their way to standard error. A thread of its own writes them, so that a reader of standard error that has
+//! stopped reading stops the log and nothing else.
+
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::{Condvar, Mutex};
+
+/// The most bytes that wait to be written. Lines beyond it are dropped and counted.
+const MOST_WAITING: usize = 1 << 20;
+
+/// The most bytes of several lines in one write: a pipe takes so many whole (PIPE_BUF), not mixed with those of another
+/// process.
+const MOST_AT_ONCE: usize = 4096;
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    dropped: u64,
+    lost: u64,
+    /// The writer has lines in its hands.
+    writing: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+    written: Condvar,
+}
+
+impl Queue {
+    /// Adds a line, which ends with a newline. Never waits for the writer.
+    pub(super) fn add(&self, line: &[u8]) {
+        let mut waiting = self.waiting.lock();
+        if waiting.lines.len() + line.len() > MOST_WAITING {
+            waiting.dropped += 1;
+            waiting.lost += 1;
+            return;
+        }
+        waiting.lines.extend_from_slice(line);
+        self.arrived.notify_one();
+    }
+
+    /// How many lines were dropped so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.waiting.lock().lost
+    }
+
+    /// Waits until all is written that was added before, for as long as `limit`.
+    pub(super) fn flush(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut waiting = self.waiting.lock();
+        while waiting.writing || !waiting.lines.is_empty() {
+            if self.written.wait_until(&mut waiting, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// The writer's thread. `told` makes the line that tells of so many dropped ones.
+    pub(super) fn write_to(&self, mut target: impl Write + AsFd, told: impl Fn(u64) -> Vec<u8>) -> ! {
+        let mut lines = Vec::new();
+        loop {
+            let dropped = self.take(&mut lines);
+            // Lines are dropped after those that wait, never before.
+            if dropped > 0 {
+                lines.extend_from_slice(&told(dropped));
+            }
+            for piece in pieces(&lines) {
+                write_all(&mut target, piece);
+            }
+            lines.clear();
+        }
+    }
+
+    /// Waits for lines and takes them all, in exchange for an empty buffer.
+    fn take(&self, empty: &mut Vec<u8>) -> u64 {
+        let mut waiting = self.waiting.lock();
+        waiting.writing = false;
+        while waiting.lines.is_empty() {
+            self.written.notify_all();
+            self.arrived.wait(&mut waiting);
+        }
+        waiting.writing = true;
+        std::mem::swap(&mut waiting.lines, empty);
+        std::mem::take(&mut waiting.dropped)
+    }
+}
+
+/// Cuts at line ends, into pieces of at most [`MOST_AT_ONCE`] bytes; a longer line is a piece of its own.
+fn pieces(mut lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        if lines.is_empty() {
+            return None;
+        }
+        let end = if lines.len() <= MOST_AT_ONCE {
+            lines.len()
+        } else {
+            let whole = memchr::memrchr(b'\n', &lines[..MOST_AT_ONCE]);
+            whole.or_else(|| memchr::memchr(b'\n', lines)).map_or(lines.len(), |newline| newline + 1)
+        };
+        let (piece, rest) = lines.split_at(end);
+        lines = rest;
+        Some(piece)
+    })
+}
+
+fn write_all(target: &mut (impl Write + AsFd), mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match target.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Whoever shares the terminal may have made it non-blocking.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for_room(target),
+            // There is nobody to tell.
+            Err(_) => return,
+        }
+    }
+}
+
+fn wait_for_room(target: &impl AsFd) {
+    // An error here is one of the next write, too.
+    let _: Result<_, io::Error> =
+        poll(&mut [PollFd::new(target.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE).map_err(Into::into);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_with_lines() {
+        let long = [&[b'x'; 5000][..], b"\n"].concat();
+        let short = [&[b'y'; 3000][..], b"\n"].concat();
+        let lines = [&short[..], &short, b"z\n", &long, &short].concat();
+        let lens: Vec<_> = pieces(&lines).map(<[u8]>::len).collect();
+        assert_eq!(lens, [3001, 3003, 5001, 3001]);
+        assert!(pieces(&lines).all(|piece| piece.ends_with(b"\n")));
+        assert_eq!(pieces(b"").count(), 0);
+    }
+
+    #[test]
+    fn lines_beyond_the_bound_are_dropped_and_counted() {
+        let queue = Queue::default();
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        for _ in 0..1030 {
+            queue.add(&line);
+        }
+        let mut lines = Vec::new();
+        assert_eq!(queue.take(&mut lines), 6);
+        assert_eq!(lines.len(), MOST_WAITING);
+        queue.add(b"again\n");
+        lines.clear();
+        assert_eq!(queue.take(&mut lines), 0);
+        assert_eq!(lines, b"again\n");
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_was_added_but_not_for_ever() {
+        let queue = Queue::default();
+        queue.flush(Duration::MAX.min(Duration::from_secs(60)));
+        queue.add(b"nobody writes this\n");
+        queue.flush(Duration::from_millis(1));
+    }
+}

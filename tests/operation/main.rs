@@ -1,0 +1,16 @@
+//! What an operator sees: logs and metrics of real processes.
+
+#[path = "../common/fixture.rs"]
+mod fixture;
+#[path = "../common/daemon_and_proxy.rs"]
+mod pair;
+#[path = "../common/programs.rs"]
+mod programs;
+#[path = "../common/static_origin.rs"]
+mod static_origin;
+
+mod documents;
+mod logs;
+mod metrics;
+mod scrape;
+mod stuck;
