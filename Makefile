@@ -149,5 +149,6 @@ install: all
 	$(INSTALL) -m 644 $(BUILD)/gfproxy.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
 
 clean:
-	rm -rf $(BIN) $(BUILD)
+	rm -f $(PROGRAMS)
+	rm -rf $(BUILD)
 	$(CARGO) clean --target-dir $(TARGET)

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "gfproxy.h"
 #include "options.h"
@@ -37,6 +38,11 @@ int main(int argc, char **argv) {
     int signal_number;
     while (sigwait(&signals, &signal_number) == 0 && signal_number == SIGHUP)
         gfproxy_cached_reload();
+
+    /* timeout(1) signals the process, then its group: signals that come together are one. */
+    struct timespec together = {.tv_nsec = 50 * 1000 * 1000};
+    while (sigtimedwait(&signals, NULL, &together) > 0)
+        continue;
 
     /* From here on a second signal has its default action: it ends the process at once. */
     signal(SIGTERM, SIG_DFL);

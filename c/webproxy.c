@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "gfproxy.h"
 #include "gfserver.h"
@@ -28,6 +29,10 @@ static void *end_on_signal(void *unused) {
 
     (void)unused;
     sigwait(&endings, &signal_number);
+    /* timeout(1) signals the process, then its group: signals that come together are one. */
+    struct timespec together = {.tv_nsec = 50 * 1000 * 1000};
+    while (sigtimedwait(&endings, NULL, &together) > 0)
+        continue;
     /* From here on a second signal has its default action: it ends the process at once. */
     signal(SIGTERM, SIG_DFL);
     signal(SIGINT, SIG_DFL);

@@ -7,6 +7,10 @@
 #ifndef _SIMPLECACHE_H_
 #define _SIMPLECACHE_H_
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /*
  * Loads the locals file `filename`, which replaces what was loaded before; descriptors that were returned stay open.
  * The files themselves are opened when they are first asked for. Returns 0, or -1 with errno set (EINVAL: `filename` is
@@ -26,5 +30,9 @@ int simplecache_get(char *key);
 
 /* Closes all descriptors that simplecache_get returned and frees the table. Without simplecache_init it does nothing. */
 void simplecache_destroy(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use log::error;
 
-use crate::handler::{Proxy, Route};
+use crate::handler::{Connection, Proxy, Route, Settings};
 use crate::reply::{Outcome, Reply, Status};
 use crate::sys::gfserver::{ContextReply, GfContext, path_bytes};
 use crate::sys::process::{NoCancel, ignore_sigpipe};
@@ -87,6 +87,9 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
             Ok(proxy) => proxy.handle(route, path, origin, &mut reply),
             Err(error) => {
                 error!("gfproxy: {error}");
+                // The provided gfserver would wait without end for a client that does not close.
+                let Settings { linger, stall, .. } = Settings::default();
+                reply.set_timeouts(linger, stall);
                 Outcome::Failed(error.to_string())
             }
         }

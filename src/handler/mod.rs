@@ -146,8 +146,9 @@ impl Proxy {
         if let Some(proxy) = &*current {
             return Ok(Arc::clone(proxy));
         }
+        // First: what is wrong with the environment is told in the log.
+        crate::logging::start(Settings::default().verbosity);
         let settings = Settings::from_environment()?;
-        crate::logging::start(settings.verbosity);
         let proxy = Self::new(Settings { cache: false, ..settings })?;
         *current = Some(Arc::clone(&proxy));
         Ok(proxy)

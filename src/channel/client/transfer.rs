@@ -151,6 +151,8 @@ impl<'a> Transfer<'a> {
                 Step::Lost | Step::TimedOut => return Err(OpenError::Unavailable(wait)),
             }
             transfer.leave();
+            // Nothing was delivered: what this answer said of the file binds the next one to nothing.
+            transfer.file = None;
         }
     }
 

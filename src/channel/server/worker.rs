@@ -2,6 +2,7 @@
 //! lease. The kernel's queues are the queue: a request is read by the worker that serves it, without a hand-off.
 
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,7 +42,11 @@ pub(super) fn run(shared: &Shared) {
             Ok(_) => {
                 // A session that ended meanwhile is gone from the table.
                 if let Some(session) = shared.session(events[0].data()) {
-                    take_turn(shared, &session, &mut buffer);
+                    let turn = catch_unwind(AssertUnwindSafe(|| take_turn(shared, &session, &mut buffer)));
+                    // The panic hook has told where and why. The session's requests are asked again elsewhere.
+                    if turn.is_err() {
+                        shared.end_session(&session, Some("a worker panicked over its request"));
+                    }
                 }
             }
             Err(nix::errno::Errno::EINTR) => {}
