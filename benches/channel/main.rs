@@ -5,7 +5,8 @@
 //! - *throughput*: a file with 8 segments; the bound is memcpy of the same bytes into a buffer of the segment's size. The
 //!   client passes the chunks on as they are, as webproxy does, or copies them out, which is a second copy of every byte.
 //!
-//! `cargo bench --bench channel`, or `make bench-channel`. The files lie in memory (/dev/shm).
+//! `make bench-channel`, or `cargo bench --bench channel` with or without the sizes to measure. The files lie in TMPDIR, and
+//! with that in the page cache. Not in /dev/shm: where tmpfs has no huge pages, pread(2) from it has half the speed.
 
 mod bounds;
 mod served;
@@ -28,7 +29,8 @@ fn main() {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [_, "serve", socket, directory] => served::serve(socket.as_ref(), directory.as_ref()),
         [_, "answer", area, file] => bounds::answer(area.as_ref(), file.as_ref()),
-        _ => measure(),
+        [_, ref sizes @ ..] => measure(&selected(sizes)),
+        [] => measure(&SIZES),
     }
 }
 
@@ -46,11 +48,17 @@ fn gb_per_s(elapsed: Duration) -> f64 {
     LARGE as f64 / elapsed.as_secs_f64() / 1e9
 }
 
-fn measure() {
+/// The sizes among the arguments (cargo adds options of its own), or all.
+fn selected(arguments: &[&str]) -> Vec<u32> {
+    let sizes: Vec<u32> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    if sizes.is_empty() { SIZES.to_vec() } else { sizes }
+}
+
+fn measure(sizes: &[u32]) {
     println!("medians of {ROUNDS} rounds, contestants in turns; latency one way in us, throughput in GB/s\n");
     println!("| z | channel us | futex us | ratio | passed on GB/s | copied out GB/s | memcpy GB/s | ratio | ratio |");
     println!("|---|---|---|---|---|---|---|---|---|");
-    for size in SIZES {
+    for &size in sizes {
         let turns = TURNS.min(TURNS_BYTES / size as usize);
         let served = Served::start(size, turns * size as usize, LARGE);
         let mut figures: [Vec<f64>; 5] = Default::default();

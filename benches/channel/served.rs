@@ -63,12 +63,13 @@ pub struct Served {
     source: Vec<u8>,
     target: Vec<u8>,
     _server: Role,
-    _directory: TempDir,
+    _directories: [TempDir; 2],
 }
 
 impl Served {
     pub fn start(size: u32, short: usize, large: usize) -> Self {
-        let directory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
+        let directory = tempfile::tempdir().expect("a directory");
+        let memory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
         let path = |name: &str| directory.path().join(name);
         let source: Vec<u8> = (0..large).map(|i| (i * 31) as u8).collect();
         fs::write(path("short"), &source[..short]).expect("a file");
@@ -82,11 +83,11 @@ impl Served {
         Self {
             single: client(1),
             many: client(8),
-            ping_pong: PingPong::start(&path("area"), &path("short"), size as usize),
+            ping_pong: PingPong::start(&memory.path().join("area"), &path("short"), size as usize),
             source,
             target: vec![0; size as usize],
             _server: server,
-            _directory: directory,
+            _directories: [directory, memory],
         }
     }
 
