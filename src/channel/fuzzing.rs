@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::layout::{Control, Descriptor, Kind};
+use super::layout::{Control, Descriptor, Kind, MAGIC};
 use super::ring::{Consumer, Producer};
 use super::wire::{Get, Hello, HelloReply};
 
@@ -10,8 +10,14 @@ const SEGMENTS: u32 = 9;
 const SIZE: u32 = 1000;
 const LEAD: u16 = 3;
 
-/// What decodes is the same after it was encoded and decoded once more.
+/// Any bytes as a datagram, and the same behind the right magic.
 pub(crate) fn datagrams(bytes: &[u8]) {
+    datagram(bytes);
+    datagram(&[&MAGIC.to_le_bytes(), bytes].concat());
+}
+
+/// What decodes is the same after it was encoded and decoded once more.
+fn datagram(bytes: &[u8]) {
     if let Ok(hello) = Hello::decode(bytes) {
         assert_eq!(hello.encode(), bytes);
     }
