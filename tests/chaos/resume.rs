@@ -37,10 +37,11 @@ fn downloads_survive_a_restart_of_the_daemon() {
     for options in [&["-t", "8"][..], &["-t", "8", "-n", "1", "-z", "5712"], &["-t", "8", "-n", "16", "-z", "65536"]] {
         let mut webproxy = Webproxy::start(&library, options);
         let mut downloads = begin(&library, &webproxy, 8);
-        for target in [3 << 20, 6 << 20] {
+        for (target, sessions) in [(3 << 20, 2), (6 << 20, 3)] {
             drop(daemon);
             thread::sleep(Duration::from_millis(300));
             daemon = start_daemon(&library, &["-t", "4"]);
+            webproxy.connected(sessions);
             for download in &mut downloads {
                 assert_eq!(download.read_to(target), None);
             }
@@ -48,7 +49,6 @@ fn downloads_survive_a_restart_of_the_daemon() {
         for download in downloads {
             assert_eq!(download.finish(), End::Whole);
         }
-        webproxy.connected(3);
     }
 }
 

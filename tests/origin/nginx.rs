@@ -33,7 +33,7 @@ fn ten_thousand_requests_use_a_connection_for_each_worker() {
             scope.spawn(|| (0..10_000 / WORKERS).for_each(|_| assert_serves(&origin, "/file", &file)));
         }
     });
-    let accesses = nginx.accesses();
+    let accesses = nginx.accesses(10_000);
     let connections: HashSet<_> = accesses.iter().map(|access| &access.connection).collect();
     assert_eq!(accesses.len(), 10_000);
     assert!(connections.len() <= WORKERS, "{} connections", connections.len());
@@ -46,7 +46,7 @@ fn connections_that_the_origin_ends_are_replaced_unnoticed() {
     nginx.put("file", &file);
     let origin = Origin::new(&nginx.http(), config()).expect("an origin");
     (0..20).for_each(|_| assert_serves(&origin, "/file", &file));
-    assert_eq!(nginx.accesses().len(), 20, "every request reached nginx once");
+    assert_eq!(nginx.accesses(20).len(), 20, "every request reached nginx once");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn files_come_over_http_2_and_tls() {
         assert_serves(&origin, "/file", &file);
     }
     assert_eq!(origin.serve(b"/missing", &mut Collector::default()), Outcome::NotFound);
-    let accesses = nginx.accesses();
+    let accesses = nginx.accesses(1);
     assert!(accesses.iter().all(|access| access.protocol == "HTTP/2.0"), "{accesses:?}");
     let connections: HashSet<_> = accesses.iter().map(|access| &access.connection).collect();
     assert_eq!(connections.len(), 1);
@@ -138,7 +138,7 @@ fn handles_share_tls_sessions() {
         assert_serves(origin, "/file", b"hello");
         leave.send(()).expect("the first request waits");
     });
-    let accesses = nginx.accesses();
+    let accesses = nginx.accesses(2);
     let mut connections: Vec<_> = accesses.iter().map(|a| (&a.connection, &a.session)).collect();
     connections.sort();
     connections.dedup_by_key(|(connection, _)| *connection);
@@ -195,7 +195,7 @@ fn a_broken_body_is_gone_on_with() {
         } else {
             assert_eq!(outcome, Outcome::Sent(4 << 20));
             assert!(client.body == file);
-            let accesses = nginx.accesses();
+            let accesses = nginx.accesses(2);
             let last = accesses.last().expect("two requests");
             assert_eq!((last.status.as_str(), last.target.as_str()), ("206", "/file"));
             assert!(last.range.starts_with("bytes="), "{last:?}");

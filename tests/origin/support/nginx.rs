@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -132,8 +133,16 @@ impl Nginx {
         CERTIFICATES.directory.path().join("ca.pem")
     }
 
-    pub fn accesses(&self) -> Vec<Access> {
-        let log = fs::read_to_string(self.directory.path().join("access.log")).expect("an access log");
+    pub fn accesses(&self, least: usize) -> Vec<Access> {
+        // nginx writes a request's line after its answer.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let log = loop {
+            let log = fs::read_to_string(self.directory.path().join("access.log")).expect("an access log");
+            if log.matches('\n').count() >= least || Instant::now() > deadline {
+                break log;
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
         log.lines()
             .map(|line| {
                 let fields: Vec<_> = line.split('|').map(str::to_owned).collect();
