@@ -4,8 +4,9 @@
 //! context switch for nothing: a worker that is up takes the next connection when it is through with its own. With eight
 //! workers on two processors it is a quarter of the processor time that a small file takes. So only a few workers are
 //! on duty, and the others rest. That would be wrong of handlers that wait, for a disk, an origin or a slow client:
-//! while many workers are in their handlers, the housekeeper looks now and then whether some of them sleep there. It
-//! takes those off duty, which calls others in, and for a while every call counts as one that waits.
+//! while many workers are in their handlers, the housekeeper looks now and then whether some of them sleep there, in the
+//! call that they were in at its last look. It takes those off duty, which calls others in, and for a while every call
+//! counts as one that waits. A short sleep is none: a handler that asks another process has one in every call.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,9 +17,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::gettid;
 use parking_lot::{Condvar, Mutex};
 
-/// How soon calls are looked at when many workers are in one, and how seldom where none of them is found waiting.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const SELDOM: Duration = Duration::from_millis(8);
+/// How often calls are looked at while many workers are in one: a call that waits is found within twice this time.
+const INTERVAL: Duration = Duration::from_millis(2);
 /// For how long, after one was found waiting, every call is expected to.
 const EXPECTATION: Duration = Duration::from_millis(50);
 
@@ -86,8 +86,9 @@ impl Calls {
 #[derive(Default)]
 pub(super) struct Watch {
     next_look: Option<Instant>,
-    interval: Duration,
     expectation_ends: Option<Instant>,
+    /// The states of all calls at the last look.
+    seen: Vec<u32>,
 }
 
 impl Crew {
@@ -179,11 +180,11 @@ impl Crew {
         if !self.watched.load(Ordering::SeqCst) {
             return None;
         }
-        if now < *watch.next_look.get_or_insert(now + FIRST_LOOK) {
+        if now < *watch.next_look.get_or_insert(now + INTERVAL) {
             return watch.next_look;
         }
         watch.expectation_ends = watch.expectation_ends.filter(|end| now < *end);
-        if self.replace_waiting(calls) {
+        if self.replace_waiting(&mut watch.seen, calls) {
             watch.expectation_ends = Some(now + EXPECTATION);
         }
         self.calls_wait.store(watch.expectation_ends.is_some(), Ordering::Relaxed);
@@ -191,20 +192,22 @@ impl Crew {
         let needed = self.in_calls.load(Ordering::SeqCst) >= self.many || watch.expectation_ends.is_some();
         if needed {
             self.watched.store(true, Ordering::SeqCst);
-            watch.interval = (watch.interval * 2).clamp(FIRST_LOOK, SELDOM);
-            watch.next_look = watch.expectation_ends.or(Some(now + watch.interval));
+            watch.next_look = watch.expectation_ends.or(Some(now + INTERVAL));
         } else {
             *watch = Watch::default();
         }
         watch.next_look
     }
 
-    /// Takes the workers off duty that sleep in their calls. Whether there were any.
-    fn replace_waiting<'a>(&self, calls: impl Iterator<Item = &'a Calls>) -> bool {
+    /// Takes the workers off duty that sleep in the calls that were `seen` at the last look. Whether there were any.
+    fn replace_waiting<'a>(&self, seen: &mut Vec<u32>, calls: impl Iterator<Item = &'a Calls>) -> bool {
         let mut any = false;
-        for calls in calls {
+        let before = std::mem::take(seen);
+        for (index, calls) in calls.enumerate() {
             let current = calls.state.load(Ordering::Acquire);
-            if current & STATE == IN_CALL && calls.sleeps() {
+            seen.push(current);
+            let lasts = current & STATE == IN_CALL && before.get(index) == Some(&current);
+            if lasts && calls.sleeps() {
                 let waits = current & !STATE | WAITS;
                 // Fails where the call has ended meanwhile.
                 if calls.state.compare_exchange(current, waits, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
@@ -244,8 +247,10 @@ mod tests {
         assert!(!crew.enter_call(&calls[1]));
         assert!(crew.enter_call(&calls[0]), "all who are on duty are in calls");
         let start = Instant::now();
-        let look = crew.watch(&mut watch, calls.iter(), start).expect("the first look is to come");
-        assert_eq!((look, called(&crew)), (start + FIRST_LOOK, 0));
+        let first = crew.watch(&mut watch, calls.iter(), start).expect("the first look is to come");
+        assert_eq!((first, called(&crew)), (start + INTERVAL, 0));
+        let look = crew.watch(&mut watch, calls.iter(), first).expect("a call may wait");
+        assert_eq!((look, called(&crew)), (first + INTERVAL, 0), "a short sleep is no wait");
         let end = crew.watch(&mut watch, calls.iter(), look).expect("calls wait");
         assert_eq!((end, called(&crew)), (look + EXPECTATION, 1));
         // One after another comes in, while calls wait.
@@ -260,18 +265,21 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_run_are_left_alone_and_looked_at_seldom() {
+    fn workers_that_run_or_sleep_for_a_moment_are_left_alone() {
         let (crew, calls) = crew();
         calls.iter().for_each(Calls::adopt);
         let (mut watch, mut now) = (Watch::default(), Instant::now());
+        // The thread of this one sleeps, but never twice in the same call.
+        calls[1].thread.store(0, Ordering::Relaxed);
         crew.enter_call(&calls[0]);
         crew.enter_call(&calls[1]);
         for _ in 0..6 {
             let next = crew.watch(&mut watch, calls.iter(), now).expect("still in their calls");
-            assert!(next - now <= SELDOM);
+            assert!(next - now <= INTERVAL);
             now = next;
+            crew.leave_call(&calls[1]);
+            crew.enter_call(&calls[1]);
         }
-        assert_eq!(crew.watch(&mut watch, calls.iter(), now), Some(now + SELDOM));
         assert_eq!(called(&crew), 0);
     }
 }
