@@ -91,6 +91,12 @@ impl Head {
         }
     }
 
+    /// Whether this is all of the head of a final response. libcurl takes a connection that ends in the middle of a head
+    /// for the end of a response.
+    pub(super) fn is_whole(&self) -> bool {
+        self.complete && !(100..200).contains(&self.status)
+    }
+
     /// The length of the body as it is on the wire.
     pub(super) fn length(&self) -> Length {
         self.transfer_length.unwrap_or(self.content_length)
@@ -219,6 +225,18 @@ mod tests {
     fn a_new_status_line_forgets_the_head_before() {
         let head = head(&["HTTP/1.1 302 Found", "Content-Length: 5", "ETag: \"a\"", "", "HTTP/1.1 200 OK"]);
         assert_eq!((head.status, head.length(), head.validator()), (200, Length::Unknown, None));
+    }
+
+    #[test]
+    fn a_head_that_breaks_off_is_not_whole() {
+        let mut broken = Head::default();
+        for line in [&b"HTTP/1.1 200 OK\r\n"[..], b"Content-Length: 5\r\n", b"Content-Le"] {
+            assert!(!broken.is_whole());
+            broken.line(line);
+        }
+        assert!(!broken.is_whole());
+        assert!(head(&["HTTP/1.1 200 OK"]).is_whole());
+        assert!(!head(&["HTTP/1.1 100 Continue"]).is_whole());
     }
 
     #[test]

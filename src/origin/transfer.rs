@@ -177,6 +177,9 @@ impl<'a> Transfer<'a> {
 
     /// libcurl has the whole response.
     fn complete(&mut self) -> Result<End, End> {
+        if !self.head.is_whole() {
+            return Err(transient("the origin closed the connection inside of a head"));
+        }
         if matches!(self.mode, Mode::Undecided) {
             self.decide()?;
         }

@@ -64,11 +64,19 @@ fn a_body_shorter_than_its_length_is_cut() {
 fn a_connection_that_ends_before_the_body_is_tried_again() {
     let file = pattern(10_000);
     type Fault = fn(&mut Exchange<'_>) -> After;
-    let faults: [Fault; 5] = [
+    let faults: [Fault; 7] = [
         |_| After::Close,
         |_| After::Reset,
         |x| {
             x.send("HTTP/1.1 200");
+            After::Close
+        },
+        |x| {
+            x.send("HTTP/1.1 200 OK\r\nContent-Le");
+            After::Close
+        },
+        |x| {
+            x.send("HTTP/1.1 103 Early Hints\r\n\r\n");
             After::Close
         },
         |x| {
