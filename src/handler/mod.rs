@@ -3,6 +3,7 @@
 //! One [`Proxy`] serves a process. Programs that know of us start it with their options; for the kit's unmodified mains
 //! the first request starts it with what the environment says.
 
+mod client;
 mod log_line;
 mod metrics;
 mod settings;
@@ -17,7 +18,9 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::channel::{Client, ClientError, OpenError, Transfer};
 use crate::metrics::{Exporter, ListenError, Metrics};
 use crate::origin::{Config as OriginConfig, Origin, OriginError};
-use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
+use crate::reply::{Outcome, Reply, Status};
+pub(crate) use client::Connection;
+use client::Watched;
 use metrics::Requests;
 pub(crate) use settings::{Settings, SettingsError};
 
@@ -64,20 +67,6 @@ impl Source {
             Self::Origin => "origin",
         }
     }
-}
-
-/// What a handler needs of its client beside the answer itself.
-pub(crate) trait Connection: Reply {
-    /// Bounds every read and write.
-    fn set_timeouts(&self, receive: Duration, send: Duration);
-    /// Holds small writes back (true), or sends what is held back (false).
-    fn set_cork(&self, on: bool);
-    /// How many of `len` bytes can be sent without waiting for the client; 0 if there is no room within `patience`.
-    fn room(&mut self, len: usize, patience: Duration) -> usize;
-    /// Waits for room. False if the client takes no byte for `limit`.
-    fn drains(&self, limit: Duration) -> bool;
-    /// The client's address, for the log.
-    fn peer(&self) -> String;
 }
 
 #[derive(Debug, Default)]
@@ -212,7 +201,7 @@ impl Proxy {
         };
         let begun = Instant::now();
         connection.set_timeouts(self.settings.linger, self.settings.stall);
-        let mut reply = Watched { connection, bytes: 0, resumed: 0 };
+        let mut reply = Watched::new(connection, self.settings.stall);
         let (outcome, source) = match route {
             Route::Origin => {
                 (self.over_origin(path, origin, &mut reply, |o, path, reply| o.serve(path, reply)), Source::Origin)
@@ -244,7 +233,7 @@ impl Proxy {
                 if cork {
                     reply.connection.set_cork(true);
                 }
-                let outcome = relay(&mut transfer, reply, self.settings.stall);
+                let outcome = relay(&mut transfer, reply);
                 if cork {
                     reply.connection.set_cork(false);
                 }
@@ -274,64 +263,29 @@ impl Proxy {
 }
 
 /// Sends a whole transfer.
-fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>, stall: Duration) -> Outcome {
+fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>) -> Outcome {
     let len = transfer.len();
     if let Err(gone) = reply.header(Status::Ok, len) {
         return Outcome::Cut(gone.to_string());
     }
     loop {
         match transfer.next_chunk() {
-            Ok(Some(chunk)) => match send(reply, chunk) {
-                Ok(0) => {}
-                Ok(unsent) => {
-                    transfer.put_back(unsent);
-                    if !reply.connection.drains(stall) {
-                        return Outcome::Cut(ClientGone.to_string());
+            Ok(Some(chunk)) => {
+                let len = chunk.len();
+                let sent = reply.send(chunk, PATIENCE).and_then(|sent| {
+                    if sent < len {
+                        transfer.put_back(len - sent);
+                        reply.wait_for_client()?;
                     }
+                    Ok(())
+                });
+                if let Err(gone) = sent {
+                    return Outcome::Cut(gone.to_string());
                 }
-                Err(gone) => return Outcome::Cut(gone.to_string()),
-            },
+            }
             Ok(None) => return Outcome::Sent(len),
             Err(error) => return Outcome::Cut(error.to_string()),
         }
-    }
-}
-
-/// Sends of a chunk what the client takes without delay. Returns how many bytes are left.
-fn send(reply: &mut Watched<'_>, chunk: Chunk<'_>) -> Result<usize, ClientGone> {
-    let mut sent = 0;
-    while sent < chunk.len() {
-        let room = reply.connection.room(chunk.len() - sent, PATIENCE);
-        if room == 0 {
-            break;
-        }
-        reply.body(chunk.part(sent, room))?;
-        sent += room;
-    }
-    Ok(chunk.len() - sent)
-}
-
-/// A client, and what it has got so far.
-struct Watched<'c> {
-    connection: &'c mut dyn Connection,
-    bytes: u64,
-    /// How often the transfer broke off and went on.
-    resumed: u32,
-}
-
-impl Reply for Watched<'_> {
-    fn header(&mut self, status: Status, len: u64) -> Result<(), ClientGone> {
-        self.connection.header(status, len)
-    }
-
-    fn body(&mut self, chunk: Chunk<'_>) -> Result<(), ClientGone> {
-        self.connection.body(chunk)?;
-        self.bytes += chunk.len() as u64;
-        Ok(())
-    }
-
-    fn resumed(&mut self) {
-        self.resumed += 1;
     }
 }
 

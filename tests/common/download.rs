@@ -3,11 +3,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use gfproxy::getfile::{HeaderParser, Parsed, request};
 use gfproxy::reply::Status;
-use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
+use nix::sys::socket::sockopt::RcvBuf;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket};
 
 /// How a download ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,14 @@ impl<'f> Download<'f> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connect to webproxy");
         setsockopt(&stream, RcvBuf, &(32 << 10)).expect("SO_RCVBUF");
         Self::on(stream, path, expected)
+    }
+
+    /// The same with a receive buffer that is small from the start, so that the server hears of every little that is read.
+    pub fn with_window(port: u16, path: &str, expected: &'f [u8], window: usize) -> Self {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        setsockopt(&socket, RcvBuf, &window).expect("SO_RCVBUF");
+        connect(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).expect("connect to webproxy");
+        Self::on(TcpStream::from(socket), path, expected)
     }
 
     fn on(mut stream: TcpStream, path: &str, expected: &'f [u8]) -> Self {

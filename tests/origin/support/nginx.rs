@@ -1,4 +1,5 @@
 //! A real nginx as origin, with a certificate of a test CA, on free ports and in a directory of its own.
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};

@@ -1,4 +1,5 @@
 //! An HTTP origin on a free port that answers each request as a test's script says, and misbehaves on purpose.
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
