@@ -205,6 +205,11 @@ static void serve_once(bool in_handler) {
         pthread_sigmask(SIG_UNBLOCK, &term, NULL);
     gfserver_serve(&gfs);
     say("returned", gfs.socket_fd);
+    if (!in_handler) {
+        /* Where something else ended the server, this ends the wait. */
+        pthread_kill(stopper, SIGTERM);
+        pthread_join(stopper, NULL);
+    }
 }
 
 static void serve_cycles(int cycles, unsigned short port, int threads, const char *address) {
