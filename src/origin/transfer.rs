@@ -256,7 +256,12 @@ impl<'a> Transfer<'a> {
     /// are never mixed.
     fn decide_on_rest(&self, length: u64) -> Result<Mode, End> {
         let same_version = self.head.validator() == self.validator;
+        // The beginning was not encoded, or its encoding is the file's own.
+        let encoded = self.head.encoding != Encoding::None && !self.keeps_encoding;
         match self.head.status {
+            200 | 206 if encoded || self.head.length() == Length::Malformed => {
+                Err(lasting("the origin went on in an encoding or with a length that cannot be used"))
+            }
             206 => {
                 let right = self.head.content_range.is_some_and(|range| {
                     range.first == self.delivered

@@ -78,7 +78,7 @@ fn an_origin_without_ranges_sends_the_same_version_again() {
 fn versions_are_never_mixed() {
     let file = pattern(SIZE);
     type Second = fn(&mut Exchange<'_>, &[u8]) -> After;
-    let cases: [(&str, Second); 12] = [
+    let cases: [(&str, Second); 15] = [
         ("another version, whole", |x, file| x.answer("200 OK", &["ETag: \"v2\""], file)),
         ("no version, whole", |x, file| x.answer("200 OK", &[], file)),
         ("another length", |x, file| x.answer("200 OK", &["ETag: \"v1\""], &file[1..])),
@@ -99,6 +99,9 @@ fn versions_are_never_mixed() {
             let kind = "Content-Type: multipart/byteranges; boundary=x";
             x.answer("206 Partial Content", &[kind, "ETag: \"v1\""], &file[BREAK..])
         }),
+        ("encoded", |x, file| rest(x, file, "ETag: \"v1\"\r\nContent-Encoding: gzip")),
+        ("encoded, whole", |x, file| x.answer("200 OK", &["ETag: \"v1\"", "Content-Encoding: gzip"], file)),
+        ("two lengths", |x, file| rest(x, file, "ETag: \"v1\"\r\nContent-Length: 5")),
         ("out of range", |x, _| x.answer("416 Range Not Satisfiable", &["Content-Range: bytes */5"], b"")),
         ("gone", |x, _| x.answer("404 Not Found", &[], b"not here")),
         ("broken", |x, _| x.answer("500 Oops", &[], b"oops")),

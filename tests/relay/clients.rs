@@ -1,12 +1,13 @@
 //! Clients that read slowly, and clients that stop.
 
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::download::{Download, End, download};
 use crate::programs::bytes;
 use crate::relay::{Relay, Route};
-use crate::scripted::ScriptedOrigin;
+use crate::scripted::{After, ScriptedOrigin};
 
 /// More than the buffers of a connection take.
 const LARGE: usize = 12 << 20;
@@ -79,4 +80,32 @@ fn a_client_that_stops_reading_is_dropped() {
 #[test]
 fn a_client_that_shares_a_request_and_stops_reading_is_dropped_alone() {
     stopped(Route::Coalesced);
+}
+
+/// The origin sends nothing after the first byte until all clients have that.
+#[test]
+fn simultaneous_misses_are_one_request_to_the_origin() {
+    const CLIENTS: usize = 6;
+    let file = bytes(1, LARGE);
+    let (go, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let origin = ScriptedOrigin::start({
+        let file = file.clone();
+        move |x| {
+            x.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", file.len()));
+            x.send(&file[..1]);
+            wait.lock().expect("not poisoned").recv_timeout(Duration::from_secs(60)).expect("the test goes on");
+            x.send(&file[1..]);
+            After::Keep
+        }
+    });
+    let relay = Relay::start(Route::Coalesced, &origin, &["-t", "8"]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| Download::start(relay.port, "/file", &file)).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.read_to(1), None));
+    // One for each request that there could be.
+    (0..CLIENTS).for_each(|_| go.send(()).expect("the origin waits"));
+    thread::scope(|scope| {
+        clients.into_iter().for_each(|client| drop(scope.spawn(|| assert_eq!(client.finish(), End::Whole))));
+    });
+    assert_eq!(origin.requests().len(), 1);
 }

@@ -1,5 +1,6 @@
 //! What libcurl's users expect of the environment: proxies and certificates.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
@@ -8,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::nginx::Nginx;
-use crate::programs::{ERROR, fetch, ok, program};
+use crate::programs::{ERROR, bytes, fetch, ok, program};
 use crate::relay::{Relay, Route};
-use crate::scripted::ScriptedOrigin;
+use crate::scripted::{After, ScriptedOrigin};
 
 /// All that libcurl, and we, look at.
 const VARIABLES: [&str; 12] = [
@@ -149,6 +150,26 @@ fn https_goes_through_a_tunnel() {
     let by_address = format!("https://127.0.0.1:{}", nginx.https_port);
     let relay = start(&by_address, &[("https_proxy", &tunnels.url), ("CURL_CA_BUNDLE", &bundle)]);
     assert_eq!(fetch(relay.port, "/file"), ERROR);
+}
+
+/// A body of unknown length that outgrows the memory for such bodies.
+#[test]
+fn bodies_are_spooled_where_tmpdir_says() {
+    let file = bytes(1, 100_000);
+    let origin = ScriptedOrigin::start({
+        let file = file.clone();
+        move |x| {
+            x.send("HTTP/1.0 200 OK\r\n\r\n");
+            x.send(&file);
+            After::Close
+        }
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    for (tmpdir, expected) in [(text(directory.path()), ok(&file)), ("/none".to_owned(), ERROR.to_vec())] {
+        let relay = start(&origin.url(), &[("TMPDIR", &tmpdir), ("GFPROXY_ORIGIN_SPOOL_MEMORY_KB", "10")]);
+        assert!(fetch(relay.port, "/file") == expected, "{tmpdir}");
+    }
+    assert_eq!(fs::read_dir(&directory).expect("a directory").count(), 0, "it has no name");
 }
 
 #[test]
