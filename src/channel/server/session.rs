@@ -26,6 +26,21 @@ struct Turns {
     armed: bool,
 }
 
+impl Turns {
+    fn begin(&mut self, cap: usize) -> bool {
+        self.serving += 1;
+        self.armed = self.serving < cap;
+        self.armed
+    }
+
+    fn end(&mut self, cap: usize) -> bool {
+        self.serving -= 1;
+        let arm = !self.armed && self.serving < cap;
+        self.armed |= arm;
+        arm
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: u64,
@@ -89,17 +104,13 @@ impl Session {
 
     /// Counts a request in. True if the socket is to be armed again at once: fewer than `cap` requests are being served.
     pub(crate) fn begin_turn(&self, cap: usize) -> bool {
-        let mut turns = self.turns.lock();
-        turns.serving += 1;
-        turns.armed = turns.serving < cap;
-        turns.armed
+        self.turns.lock().begin(cap)
     }
 
-    /// Counts a request out. True if the socket is to be armed again now.
-    pub(crate) fn end_turn(&self) -> bool {
-        let mut turns = self.turns.lock();
-        turns.serving -= 1;
-        !std::mem::replace(&mut turns.armed, true)
+    /// Counts a request out. True if the socket is to be armed again now. The cap may have shrunk since the request
+    /// began, as other sessions came.
+    pub(crate) fn end_turn(&self, cap: usize) -> bool {
+        self.turns.lock().end(cap)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -118,5 +129,24 @@ impl Session {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Turns;
+
+    #[test]
+    fn a_session_asks_again_below_its_cap_alone() {
+        let mut turns = Turns { serving: 0, armed: true };
+        assert!(turns.begin(3) && turns.begin(3));
+        assert!(!turns.begin(3), "three of three are being served");
+        // Another session comes, and the cap is 2.
+        assert!(!turns.end(2), "two of two are being served");
+        assert!(turns.end(2));
+        assert!(!turns.end(2), "armed already");
+        // The last one out arms in any case.
+        assert!(!turns.begin(1));
+        assert!(turns.end(1));
     }
 }

@@ -78,7 +78,7 @@ fn take_turn(shared: &Shared, session: &Arc<Session>, buffer: &mut [u8]) {
     if let Err(reason) = served {
         shared.end_session(session, Some(&reason));
     }
-    if session.end_turn() {
+    if session.end_turn(shared.turns_per_session()) {
         arm(shared, session);
     }
 }
