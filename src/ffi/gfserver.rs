@@ -7,13 +7,12 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-
 use super::guard;
 use crate::gfserver::{self, Instance, Seat};
 use crate::reply::Chunk;
 use crate::sys::contexts::{self, Context, Fields, View};
 use crate::sys::gfserver::{GfContext, GfServer, WorkerFunc};
+use crate::sys::process::block_signals;
 
 /// Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.
 ///
@@ -142,13 +141,14 @@ unsafe fn serve(gfs: *mut GfServer) {
     let (Some(mut fields), Some(instance)) = (unsafe { (fields(gfs), instance(gfs)) }) else { return };
     let Some(handler) = fields.handler() else { die("no handler: GFS_WORKER_FUNC was not set") };
     let listener = instance.listen(fields.port(), fields.backlog()).unwrap_or_else(|e| die(e));
-    fields.set_listener(&listener);
     let contexts = (0..fields.workers())
         .filter_map(|index| fields.context(index))
-        // SAFETY: elements of the array that `init` allocated, one Context each; `release` frees it after `serve` has
-        // returned, when the workers are gone.
+        // SAFETY: elements of the array that `init` allocated, one Context each; `release` frees it when the workers
+        // are gone, or before there are any: then `serve` starts none.
         .map(|raw| unsafe { Context::new(raw, handler) })
         .collect();
+    // After the last look at the contexts: a program that sees the socket may call gfserver_stop, which frees them.
+    fields.set_listener(&listener);
     instance.serve(listener, contexts, signals).unwrap_or_else(|e| die(e));
     release(&mut fields);
     instance.conclude();
@@ -258,21 +258,4 @@ unsafe fn running<'a>(ctx: *mut GfContext) -> Option<(View, &'a Seat)> {
 fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok()
-}
-
-/// Blocks all signals of this thread but those that report its own faults. Returns the mask before.
-fn block_signals() -> SigSet {
-    let mut blocked = SigSet::all();
-    for fault in [
-        Signal::SIGSEGV,
-        Signal::SIGBUS,
-        Signal::SIGFPE,
-        Signal::SIGILL,
-        Signal::SIGABRT,
-        Signal::SIGTRAP,
-        Signal::SIGSYS,
-    ] {
-        blocked.remove(fault);
-    }
-    blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty())
 }

@@ -6,13 +6,13 @@ mod queue;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::time::Duration;
-use std::{env, io, thread};
+use std::{env, io};
 
 use env_filter::Filter;
 use jiff::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record, warn};
 
-use crate::sys::process::{at_exit, block_signals};
+use crate::sys::process::{at_exit, spawn};
 use line::Format;
 use queue::Queue;
 
@@ -52,10 +52,7 @@ pub(crate) fn start(verbosity: i32) {
     if !first || log::set_logger(logger).is_err() {
         return;
     }
-    let writer = thread::Builder::new().name("log".to_owned()).spawn(|| {
-        block_signals();
-        logger.queue.write_to(io::stderr(), |dropped| logger.dropped(dropped))
-    });
+    let writer = spawn("log", || logger.queue.write_to(io::stderr(), |dropped| logger.dropped(dropped)));
     if let Err(error) = writer {
         eprintln!("gfproxy: no thread for the log: {error}");
         return;

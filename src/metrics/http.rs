@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Metrics;
-use crate::sys::process::block_signals;
+use crate::sys::process::spawn;
 
 /// How long one scraper may take for its request and the answer.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ impl Exporter {
         let stop = Arc::new(stop.map_err(|errno| failed(errno.into()))?);
         let bound = listener.local_addr().map_err(failed)?;
         let server = Server { listener, stop: Arc::clone(&stop), metrics };
-        let thread = thread::Builder::new().name("metrics".to_owned()).spawn(move || server.run()).map_err(failed)?;
+        let thread = spawn("metrics", move || server.run()).map_err(failed)?;
         info!("metrics are at http://{bound}/metrics");
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -82,7 +82,6 @@ struct Server {
 
 impl Server {
     fn run(&self) {
-        block_signals();
         while self.wait(&self.listener, PollFlags::POLLIN, None).is_ok() {
             match self.listener.accept() {
                 // A scraper that misbehaves or leaves is its own affair.

@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::thread;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Origin;
 use super::transfer::Sink;
 use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
+use crate::sys::process::spawn;
 
 /// What a flight keeps in memory, give or take one chunk.
 const WINDOW: usize = 1 << 20;
@@ -56,7 +56,7 @@ impl Origin {
         let (reader, is_first) = self.flights.join_or_begin(path, self.config.spool_ceiling);
         if is_first {
             let fetch = Fetch { origin: Arc::clone(self), path: path.to_owned(), flight: Arc::clone(&reader.flight) };
-            let spawned = thread::Builder::new().name("origin-fetch".to_owned()).spawn(move || fetch.run());
+            let spawned = spawn("origin-fetch", move || fetch.run());
             if let Err(error) = spawned {
                 // Dropped with its closure, the fetch has told whoever else waits.
                 return Outcome::Failed(format!("no thread to fetch with: {error}"));

@@ -1,7 +1,11 @@
 //! What a handler must keep from the thread and the process that it runs in.
 
 use std::ffi::c_int;
+use std::io;
 use std::sync::Once;
+use std::thread::{self, JoinHandle};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 const PTHREAD_CANCEL_DISABLE: c_int = 1;
 
@@ -46,10 +50,34 @@ pub(crate) fn ignore_sigpipe() {
     });
 }
 
-/// Keeps signals from this thread, so that the program's own threads take them.
-pub(crate) fn block_signals() {
-    // Cannot fail: the set and the way are valid.
-    let _ = nix::sys::signal::SigSet::all().thread_block();
+/// Blocks all signals of this thread but those that report its own faults. Returns the mask before.
+pub(crate) fn block_signals() -> SigSet {
+    let mut blocked = SigSet::all();
+    for fault in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGABRT,
+        Signal::SIGTRAP,
+        Signal::SIGSYS,
+    ] {
+        blocked.remove(fault);
+    }
+    blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty())
+}
+
+/// Starts a thread that takes no signals: they are for the program's own threads. Blocked before it starts, since a
+/// thread that blocks them itself could take one first.
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let signals = block_signals();
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
+    // Cannot fail with a mask that was this thread's.
+    let _ = signals.thread_set_mask();
+    spawned
 }
 
 /// Lets `function` run when the program calls exit(3) or returns from main.
@@ -57,4 +85,19 @@ pub(crate) fn at_exit(function: extern "C" fn()) {
     // SAFETY: the function takes nothing and is there as long as the process. Where the table of such functions is full
     // it is not called.
     unsafe { libc::atexit(function) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_starts_with_signals_blocked_and_its_starter_keeps_its_own() {
+        let before = SigSet::thread_get_mask().expect("a mask");
+        let masked = spawn("test", || SigSet::thread_get_mask().expect("a mask")).expect("a thread");
+        let masked = masked.join().expect("its mask");
+        assert!(masked.contains(Signal::SIGTERM) && masked.contains(Signal::SIGALRM));
+        assert!(!masked.contains(Signal::SIGSEGV));
+        assert_eq!(SigSet::thread_get_mask(), Ok(before));
+    }
 }

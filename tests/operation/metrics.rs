@@ -84,6 +84,30 @@ fn webproxy_counts_requests_by_status_and_source() {
 }
 
 #[test]
+fn a_stalled_transfer_a_lost_daemon_and_a_client_that_leaves_show() {
+    let (mut pair, daemon, proxy) = pair(&[]);
+    let stalled = pair.stall("/large", "/a");
+    until(&mut pair.daemon, &daemon, "simplecached_parked_transfers", 1.0);
+    let told = series(&daemon);
+    assert!(told["simplecached_parks_total"] >= 1.0, "{told:#?}");
+    assert_eq!((told["simplecached_workers"], told["simplecached_workers_idle"]), (3.0, 3.0));
+    assert_series(&proxy, &[("gfproxy_requests_in_flight", 1.0)]);
+    // A client that does not read keeps no segment.
+    until(&mut pair.proxy, &proxy, r#"gfproxy_segments{state="free"}"#, 8.0);
+
+    pair.replace_daemon(command("simplecached_noasan", &[]));
+    assert!(stalled.finish(LARGE) == bytes(1, LARGE), "the file differs");
+    until(&mut pair.proxy, &proxy, r#"gfproxy_resumes_total{source="cache"}"#, 1.0);
+    assert_series(&proxy, &[("gfproxy_cache_reconnects_total", 1.0), ("gfproxy_cache_connected", 1.0)]);
+    let daemon = address(&mut pair.daemon);
+    assert!(series(&daemon)["simplecached_resumes_total"] >= 1.0);
+
+    drop(pair.stall("/large", "/a"));
+    until(&mut pair.proxy, &proxy, r#"gfproxy_requests_total{source="cache",status="cut"}"#, 1.0);
+    until(&mut pair.proxy, &proxy, "gfproxy_requests_in_flight", 0.0);
+}
+
+#[test]
 fn simplecached_tells_of_its_catalog_and_its_proxies() {
     let (mut pair, daemon, _) = pair(&[]);
     assert_eq!(pair.fetch("/a"), ok(b"content"));

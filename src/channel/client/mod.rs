@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, process};
 
@@ -20,6 +20,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::address::default_socket;
 use super::layout::{Layout, LayoutError};
+use crate::sys::process::spawn;
 use crate::sys::seqpacket::SeqPacket;
 use session::{ConnectError, Greeted, Session};
 pub use transfer::{OpenError, Transfer, TransferError};
@@ -122,7 +123,7 @@ impl Client {
             resumed: AtomicU64::new(0),
         });
         let for_thread = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("shm-channel".to_owned()).spawn(move || for_thread.keep_session())?;
+        let thread = spawn("shm-channel", move || for_thread.keep_session())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -147,7 +148,7 @@ impl Client {
         if let Some(session) = session.filter(|session| !session.is_lost()) {
             stats.connected = true;
             stats.segments = self.shared.layout.segments as usize;
-            (stats.free, stats.quarantined) = session.pool.census();
+            (stats.free, stats.quarantined) = session.pool.census(&session.arena);
             stats.waiting = session.pool.waiters() as usize;
         }
         stats

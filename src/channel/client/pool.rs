@@ -140,8 +140,11 @@ impl Pool {
     }
 
     /// Segments that are free now, and those in quarantine.
-    pub(crate) fn census(&self) -> (usize, usize) {
-        let state = self.state.lock();
+    pub(crate) fn census(&self, area: &impl Area) -> (usize, usize) {
+        let mut state = self.state.lock();
+        // A violation shows again to whoever wants a segment next.
+        let _ = state.reap(area);
+        state.serve_queue();
         (state.free.len(), state.quarantine.iter().map(|q| 1 + q.loans.len()).sum())
     }
 }

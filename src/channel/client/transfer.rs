@@ -1,8 +1,8 @@
 //! One file on its way from the daemon to a consumer, over as many leases and sessions as it takes.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Shared;
@@ -97,6 +97,8 @@ pub struct Transfer<'a> {
     ready: Option<Published>,
     /// The chunk that the caller has.
     held: Option<Published>,
+    /// That of the last lease: the next one may begin after its loss.
+    session: Weak<Session>,
     sessions_lost: u32,
 }
 
@@ -124,8 +126,17 @@ impl<'a> Transfer<'a> {
         if key.len() > MAX_KEY {
             return Err(OpenError::KeyTooLong(key.len()));
         }
-        let mut transfer =
-            Self { shared, key, file: None, at: 0, lease: None, ready: None, held: None, sessions_lost: 0 };
+        let mut transfer = Self {
+            shared,
+            key,
+            file: None,
+            at: 0,
+            lease: None,
+            ready: None,
+            held: None,
+            session: Weak::new(),
+            sessions_lost: 0,
+        };
         let wait = shared.config.wait;
         let deadline = Instant::now() + wait;
         let mut attempts = 0;
@@ -219,11 +230,7 @@ impl<'a> Transfer<'a> {
                 Step::Chunk(parked) => self.release(parked),
                 Step::Refused(Kind::NotFound | Kind::Changed) => return Err(TransferError::Changed),
                 Step::Refused(_) => return Err(TransferError::Failed),
-                Step::Lost => {
-                    self.leave();
-                    self.sessions_lost += 1;
-                    self.shared.resumed.fetch_add(1, Ordering::Relaxed);
-                }
+                Step::Lost => self.leave(),
                 Step::TimedOut => return Err(TransferError::Unavailable(wait)),
             }
             if Instant::now() >= deadline {
@@ -257,6 +264,12 @@ impl<'a> Transfer<'a> {
             }
             session.lose(None);
             return Err(NoLease::Lost);
+        }
+        let previous = std::mem::replace(&mut self.session, Arc::downgrade(&session));
+        // Once there is a file the transfer goes on; before, it only begins again.
+        if self.file.is_some() && !previous.ptr_eq(&self.session) {
+            self.sessions_lost += 1;
+            self.shared.resumed.fetch_add(1, Ordering::Relaxed);
         }
         let begun = Instant::now();
         self.lease = Some(Lease { session, consumer, loans: Vec::new(), begun, answered: false, ended: false });

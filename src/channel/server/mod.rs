@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use log::info;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -24,6 +24,7 @@ use parking_lot::RwLock;
 
 use super::address::{BindError, BoundSocket, default_socket};
 use super::store::Store;
+use crate::sys::process;
 use complaints::Complaints;
 use session::Session;
 use stats::Counters;
@@ -172,16 +173,16 @@ impl Server {
         });
         let mut server = Self { shared, socket: config.socket.clone(), threads: Vec::new() };
         let boss = boss::Boss::new(Arc::clone(&server.shared), bound)?;
-        server.spawn("boss".to_owned(), move |_| boss.run())?;
+        server.spawn("boss", move |_| boss.run())?;
         for i in 0..server.shared.threads {
-            server.spawn(format!("worker-{i}"), worker::run)?;
+            server.spawn(&format!("worker-{i}"), worker::run)?;
         }
         Ok(server)
     }
 
-    fn spawn(&mut self, name: String, body: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
+    fn spawn(&mut self, name: &str, body: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        self.threads.push(thread::Builder::new().name(name).spawn(move || body(&shared))?);
+        self.threads.push(process::spawn(name, move || body(&shared))?);
         Ok(())
     }
 
