@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -62,6 +63,17 @@ static bool parse_number(const char *text, const option_t *option) {
     return true;
 }
 
+void options_refuse(const char *format, ...) {
+    va_list args;
+
+    fprintf(stderr, "%s: ", program);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+    exit(USAGE_ERROR);
+}
+
 static void take(const option_t *option, const char *argument, const option_t *table, size_t count) {
     if (option->given != NULL)
         *option->given = true;
@@ -69,14 +81,10 @@ static void take(const option_t *option, const char *argument, const option_t *t
     case OPTION_NUMBER:
         if (parse_number(argument, option))
             return;
-        fprintf(stderr, "%s: %s: '%s' is not a number from %u to %u\n", program, name_of(option), argument,
-                option->min, option->max);
-        exit(USAGE_ERROR);
+        options_refuse("%s: '%s' is not a number from %u to %u", name_of(option), argument, option->min, option->max);
     case OPTION_TEXT:
-        if (argument[0] == '\0') {
-            fprintf(stderr, "%s: %s: '' is empty\n", program, name_of(option));
-            exit(USAGE_ERROR);
-        }
+        if (argument[0] == '\0')
+            options_refuse("%s: '' is empty", name_of(option));
         *option->text = argument;
         return;
     case OPTION_COUNT:
@@ -93,14 +101,12 @@ static void take(const option_t *option, const char *argument, const option_t *t
 /* What getopt_long refused: `refused` is ':' (no argument) or '?', the option is `known` or what stands in `word`. */
 static void refuse(int refused, const option_t *known, const char *word) {
     if (refused == ':')
-        fprintf(stderr, "%s: %s needs a value\n", program, name_of(known));
-    else if (known != NULL)
-        fprintf(stderr, "%s: %s takes no value: '%s'\n", program, name_of(known), word);
-    else if (optopt != 0)
-        fprintf(stderr, "%s: unknown option -%c; %s -h lists all\n", program, optopt, program);
-    else
-        fprintf(stderr, "%s: unknown or ambiguous option %s; %s -h lists all\n", program, word, program);
-    exit(USAGE_ERROR);
+        options_refuse("%s needs a value", name_of(known));
+    if (known != NULL)
+        options_refuse("%s takes no value: '%s'", name_of(known), word);
+    if (optopt != 0)
+        options_refuse("unknown option -%c; %s -h lists all", optopt, program);
+    options_refuse("unknown or ambiguous option %s; %s -h lists all", word, program);
 }
 
 void options_parse(int argc, char **argv, const option_t *table, size_t count) {
@@ -132,8 +138,6 @@ void options_parse(int argc, char **argv, const option_t *table, size_t count) {
             refuse(code, option, argv[optind - 1]);
         take(option, optarg, table, count);
     }
-    if (optind < argc) {
-        fprintf(stderr, "%s: unexpected argument '%s'\n", program, argv[optind]);
-        exit(USAGE_ERROR);
-    }
+    if (optind < argc)
+        options_refuse("unexpected argument '%s'", argv[optind]);
 }

@@ -34,4 +34,7 @@ typedef struct {
  */
 void options_parse(int argc, char **argv, const option_t *table, size_t count);
 
+/* The same end, for what only the program can find wrong. `format` as with printf, without the newline. */
+void options_refuse(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
 #endif

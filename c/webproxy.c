@@ -6,22 +6,25 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "gfproxy.h"
 #include "gfserver.h"
 #include "options.h"
 
-enum { BACKLOG = 4096 };
+enum { BACKLOG = 4096, NO_SOCKET = -1 };
 
 static gfserver_t gfs;
+static bool own_gfserver;
 static sigset_t endings;
 static uint32_t drain_ms = 5000;
 
 /*
- * The end that both a provided gfserver.o and ours can take. gfserver_stop is not called: the provided one cancels its
- * worker threads and frees their contexts while handlers may still run. So the listening socket is shut down, which
+ * The end that both a provided gfserver.o and ours can take. gfserver_stop is not called on a provided one: it cancels
+ * its worker threads and frees their contexts while handlers may still run. So the listening socket is shut down, which
  * refuses new clients, the handlers finish what they have begun, and the process exits with its threads idle.
  */
 static void *end_on_signal(void *unused) {
@@ -38,10 +41,42 @@ static void *end_on_signal(void *unused) {
     signal(SIGINT, SIG_DFL);
     pthread_sigmask(SIG_UNBLOCK, &endings, NULL);
 
-    shutdown(gfs.socket_fd, SHUT_RDWR);
-    gfproxy_drain(drain_ms);
+    /* NO_SOCKET: the signal was faster than gfserver_serve, and there are no clients yet. */
+    int listener = gfs.socket_fd;
+    if (listener != NO_SOCKET)
+        shutdown(listener, SHUT_RDWR);
+    int left = gfproxy_drain(drain_ms);
+    /* Ours gives clients that have their answer 2 s to hang up: whoever does is not reset. */
+    if (left == 0 && listener != NO_SOCKET && own_gfserver && drain_ms > 0)
+        gfserver_stop(&gfs);
     gfproxy_stop();
+    if (left > 0) {
+        /* Not exit: handlers still run, and must not meet libraries that have cleaned up. */
+        fflush(NULL);
+        _exit(EXIT_SUCCESS);
+    }
     exit(EXIT_SUCCESS);
+}
+
+/* A client is a descriptor: as many as the system allows, not the 1024 that select(2) can bear. Nothing here selects. */
+static void raise_descriptor_limit(void) {
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* What is wrong with options that each are in range by themselves. */
+static void check(const gfproxy_options_t *options) {
+    char reason[256];
+
+    if (options->origin != NULL && gfproxy_check_origin(options->origin, reason, sizeof reason) != 0)
+        options_refuse("-s (--server): '%s' is no origin: %s", options->origin, reason);
+    if ((uint64_t)options->segments * options->segment_size > GFPROXY_MAX_SHARED_SIZE)
+        options_refuse("-n (--segment-count) %u times -z (--segment-size) %u is more than %u bytes", options->segments,
+                       options->segment_size, GFPROXY_MAX_SHARED_SIZE);
 }
 
 int main(int argc, char **argv) {
@@ -72,6 +107,7 @@ int main(int argc, char **argv) {
         {0, "hidden", NULL, IGNORED},
     };
     options_parse(argc, argv, table, sizeof table / sizeof *table);
+    check(&options);
     options.cache = cache || options.origin == NULL;
 
     /* An origin alone is Part 1, none is Part 2, both together are a cache in front of an origin. */
@@ -79,12 +115,26 @@ int main(int argc, char **argv) {
                                                               : options.cache        ? handle_with_cache_or_curl
                                                                                      : handle_with_curl;
 
+    raise_descriptor_limit();
     /* Before any thread starts: all of them inherit this mask, so that only end_on_signal takes these signals. */
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&endings);
     sigaddset(&endings, SIGTERM);
     sigaddset(&endings, SIGINT);
     pthread_sigmask(SIG_BLOCK, &endings, NULL);
+
+    gfserver_init(&gfs, (int)threads);
+    gfs.socket_fd = NO_SOCKET; /* which a provided gfserver_init leaves as it is */
+    own_gfserver = gfproxy_gfserver_set_stop_timeout(&gfs, drain_ms) == 0;
+    if (address != NULL && !own_gfserver)
+        options_refuse("-l (--listen): a provided gfserver.o takes no address");
+    if (address != NULL && gfproxy_gfserver_listen(&gfs, address) != 0)
+        options_refuse("-l (--listen): '%s' is no IP address", address);
+    gfserver_setopt(&gfs, GFS_PORT, (unsigned short)port);
+    gfserver_setopt(&gfs, GFS_MAXNPENDING, BACKLOG);
+    gfserver_setopt(&gfs, GFS_WORKER_FUNC, handler);
+    for (int worker = 0; worker < (int)threads; worker++)
+        gfserver_setopt(&gfs, GFS_WORKER_ARG, worker, options.origin);
 
     pthread_t signal_thread;
     if (gfproxy_start(&options) != 0)
@@ -93,18 +143,6 @@ int main(int argc, char **argv) {
         perror("webproxy: pthread_create");
         return EXIT_FAILURE;
     }
-
-    gfserver_init(&gfs, (int)threads);
-    gfserver_setopt(&gfs, GFS_PORT, (unsigned short)port);
-    if (address != NULL && gfproxy_gfserver_listen(&gfs, address) != 0) {
-        fprintf(stderr, "%s: -l (--listen): '%s' is no IP address, or this gfserver takes none\n",
-                program_invocation_short_name, address);
-        return 2;
-    }
-    gfserver_setopt(&gfs, GFS_MAXNPENDING, BACKLOG);
-    gfserver_setopt(&gfs, GFS_WORKER_FUNC, handler);
-    for (int worker = 0; worker < (int)threads; worker++)
-        gfserver_setopt(&gfs, GFS_WORKER_ARG, worker, options.origin);
     gfserver_serve(&gfs);
 
     /* Our gfserver returns once its socket is shut down; the signal thread still drains, then exits. */

@@ -15,7 +15,7 @@
 #define GFPROXY_MIN_SEGMENT_SIZE 824
 
 /**
- * The most bytes of a shared-memory segment. All segments together have at most 1 GiB.
+ * The most bytes of a shared-memory segment.
  */
 #define GFPROXY_MAX_SEGMENT_SIZE 67108864
 
@@ -23,6 +23,11 @@
  * The most shared-memory segments.
  */
 #define GFPROXY_MAX_SEGMENTS 4096
+
+/**
+ * The most bytes of all shared-memory segments together.
+ */
+#define GFPROXY_MAX_SHARED_SIZE 1073741824
 
 /**
  * The most worker threads of a cache daemon.
@@ -42,7 +47,8 @@ typedef struct {
    */
   const char *socket;
   /**
-   * How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (8).
+   * How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (8), and GFPROXY_MAX_SHARED_SIZE bytes
+   * together at most.
    */
   uint32_t segments;
   /**
@@ -54,7 +60,7 @@ typedef struct {
    */
   uint32_t cache_wait_ms;
   /**
-   * After how many milliseconds in which it takes no byte a client is dropped (30000).
+   * After how many milliseconds in which it takes no byte a client is dropped: 1 or more (30000).
    */
   uint32_t stall_ms;
   /**
@@ -114,13 +120,29 @@ extern "C" {
 void gfproxy_options_init(gfproxy_options_t *options);
 
 /**
+ * Whether gfproxy_start would take `url` for the base URL of an origin: http or https, without query and fragment.
+ *
+ * `url` is NUL-terminated. `reason` is NULL or has room for `size` bytes; where the URL is refused, it gets the reason,
+ * NUL-terminated and cut to that size.
+ *
+ * Returns 0, or -1 if not, also where `url` is NULL.
+ *
+ * Threads: from any.
+ *
+ * # Safety
+ * `url` is NULL or NUL-terminated; `reason` is NULL or points to `size` bytes.
+ */
+int gfproxy_check_origin(const char *url, char *reason, size_t size);
+
+/**
  * Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE ignored, the origin
  * checked, the channel to simplecached with a thread of its own. simplecached need not be there yet.
  *
  * `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
- * URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before.
+ * URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before and
+ * not stopped.
  *
- * Threads: from one thread, before the handlers run and after signals were blocked that a thread of the program's takes.
+ * Threads: from one thread, before the handlers run. The threads that it starts take no signals.
  *
  * # Safety
  * `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.
@@ -128,16 +150,21 @@ void gfproxy_options_init(gfproxy_options_t *options);
 int gfproxy_start(const gfproxy_options_t *options);
 
 /**
- * Makes the handlers refuse requests (gfserver answers GF_ERROR) and waits for those that they have begun, for `limit_ms`
- * milliseconds at most. Returns how many are left, which the log tells, too; 0 if no proxy was started.
+ * Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun, and then until the
+ * other ends of this process's TCP connections have confirmed what was sent to them, so that nothing of an answer is lost
+ * when the process exits; all that for `limit_ms` milliseconds at most. Returns how many requests, or else connections,
+ * are left, which the log tells, too; 0 if no proxy was started.
+ *
+ * Where it is not 0, handlers may still run: then end the process with _exit(2). exit(3) would take down, under their
+ * feet, what libraries such as OpenSSL clean up at the end.
  *
  * Threads: from any but a handler's; not from a signal handler.
  */
 int gfproxy_drain(uint32_t limit_ms);
 
 /**
- * Closes the channel to simplecached and joins its thread. Transfers that still run break off. Does nothing if no proxy
- * was started.
+ * Closes the channel to simplecached and joins its thread. Transfers that still run break off, and handlers answer
+ * GF_ERROR until gfproxy_start is called again. What was logged is written. Does nothing if no proxy was started.
  *
  * Threads: from any but a handler's; not from a signal handler.
  */
@@ -162,7 +189,7 @@ void gfproxy_cached_options_init(gfproxy_cached_options_t *options);
  * of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot be
  * had, a daemon that was started before.
  *
- * Threads: from one thread, after signals were blocked that a thread of the program's takes.
+ * Threads: from one thread. The threads that it starts take no signals.
  *
  * # Safety
  * `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.

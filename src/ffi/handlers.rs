@@ -3,10 +3,10 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use log::error;
+use log::{Level, log};
 
-use crate::handler::{Connection, Proxy, Route, Settings};
-use crate::reply::{Outcome, Reply, Status};
+use crate::handler::{Connection, Proxy, Route, Settings, StartError};
+use crate::reply::Outcome;
 use crate::sys::gfserver::{ContextReply, GfContext, path_bytes};
 use crate::sys::process::{NoCancel, ignore_sigpipe};
 
@@ -86,7 +86,9 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
         match Proxy::get() {
             Ok(proxy) => proxy.handle(route, path, origin, &mut reply),
             Err(error) => {
-                error!("gfproxy: {error}");
+                // A stop is what the program wants; all else is wrong with its environment.
+                let level = if matches!(error, StartError::Stopped) { Level::Debug } else { Level::Error };
+                log!(level, "gfproxy: {error}");
                 // The provided gfserver would wait without end for a client that does not close.
                 let Settings { linger, stall, .. } = Settings::default();
                 reply.set_timeouts(linger, stall);
@@ -96,12 +98,10 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
     }));
     match outcome {
         Ok(Outcome::Sent(bytes)) => bytes as libc::ssize_t,
-        Ok(Outcome::NotFound) => match reply.header(Status::FileNotFound, 0) {
-            Ok(()) => 0,
-            Err(_) => -1,
-        },
+        Ok(Outcome::NotFound) => 0,
+        Ok(Outcome::Failed(_) | Outcome::Cut(_)) => -1,
         // The panic hook has told where and why.
-        Ok(Outcome::Failed(_) | Outcome::Cut(_)) | Err(_) => {
+        Err(_) => {
             if reply.header_sent() {
                 reply.cut();
             }

@@ -16,14 +16,17 @@ use crate::cache::{Config, Daemon};
 use crate::channel::{self, ClientConfig, ServerConfig};
 use crate::handler::{Proxy, Settings};
 use crate::logging;
+use crate::origin;
 use crate::sys::process::ignore_sigpipe;
 
 /// The fewest bytes of a shared-memory segment.
 pub const GFPROXY_MIN_SEGMENT_SIZE: u32 = 824;
-/// The most bytes of a shared-memory segment. All segments together have at most 1 GiB.
+/// The most bytes of a shared-memory segment.
 pub const GFPROXY_MAX_SEGMENT_SIZE: u32 = 67108864;
 /// The most shared-memory segments.
 pub const GFPROXY_MAX_SEGMENTS: u32 = 4096;
+/// The most bytes of all shared-memory segments together.
+pub const GFPROXY_MAX_SHARED_SIZE: u32 = 1073741824;
 /// The most worker threads of a cache daemon.
 pub const GFPROXY_MAX_THREADS: u32 = 1024;
 
@@ -31,6 +34,7 @@ const _: () = {
     assert!(GFPROXY_MIN_SEGMENT_SIZE == channel::MIN_SEGMENT_SIZE);
     assert!(GFPROXY_MAX_SEGMENT_SIZE == channel::MAX_SEGMENT_SIZE);
     assert!(GFPROXY_MAX_SEGMENTS == channel::MAX_SEGMENTS);
+    assert!(GFPROXY_MAX_SHARED_SIZE as u64 == channel::MAX_AREA);
 };
 
 /// How a proxy is set up. Fill it with gfproxy_options_init, then change what you want.
@@ -41,13 +45,14 @@ pub struct gfproxy_options_t {
     pub origin: *const c_char,
     /// The path of simplecached's command socket, NUL-terminated, or NULL for the default.
     pub socket: *const c_char,
-    /// How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (8).
+    /// How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (8), and GFPROXY_MAX_SHARED_SIZE bytes
+    /// together at most.
     pub segments: u32,
     /// The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (262144).
     pub segment_size: u32,
     /// For how many milliseconds a request waits for an absent or silent simplecached (10000).
     pub cache_wait_ms: u32,
-    /// After how many milliseconds in which it takes no byte a client is dropped (30000).
+    /// After how many milliseconds in which it takes no byte a client is dropped: 1 or more (30000).
     pub stall_ms: u32,
     /// 0: log warnings, 1: also each request, 2: debug, 3: trace (0).
     pub verbosity: i32,
@@ -102,13 +107,47 @@ pub unsafe extern "C" fn gfproxy_options_init(options: *mut gfproxy_options_t) {
     });
 }
 
+/// Whether gfproxy_start would take `url` for the base URL of an origin: http or https, without query and fragment.
+///
+/// `url` is NUL-terminated. `reason` is NULL or has room for `size` bytes; where the URL is refused, it gets the reason,
+/// NUL-terminated and cut to that size.
+///
+/// Returns 0, or -1 if not, also where `url` is NULL.
+///
+/// Threads: from any.
+///
+/// # Safety
+/// `url` is NULL or NUL-terminated; `reason` is NULL or points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gfproxy_check_origin(url: *const c_char, reason: *mut c_char, size: usize) -> c_int {
+    guard(-1, || {
+        // SAFETY: NULL or NUL-terminated by the caller's promise.
+        let checked = match unsafe { bytes(url) }.map(str::from_utf8) {
+            Some(Ok(url)) => origin::check_base(url),
+            Some(Err(_)) => Err("it is not UTF-8".to_owned()),
+            None => Err("it is NULL".to_owned()),
+        };
+        let Err(problem) = checked else { return 0 };
+        if !reason.is_null() && size > 0 {
+            let len = problem.len().min(size - 1);
+            // SAFETY: not NULL, room for `size` bytes by the caller's promise, of which at most `size` are written.
+            unsafe {
+                reason.cast::<u8>().copy_from_nonoverlapping(problem.as_ptr(), len);
+                reason.add(len).write(0);
+            }
+        }
+        -1
+    })
+}
+
 /// Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE ignored, the origin
 /// checked, the channel to simplecached with a thread of its own. simplecached need not be there yet.
 ///
 /// `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
-/// URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before.
+/// URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before and
+/// not stopped.
 ///
-/// Threads: from one thread, before the handlers run and after signals were blocked that a thread of the program's takes.
+/// Threads: from one thread, before the handlers run. The threads that it starts take no signals.
 ///
 /// # Safety
 /// `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.
@@ -154,8 +193,13 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
     })
 }
 
-/// Makes the handlers refuse requests (gfserver answers GF_ERROR) and waits for those that they have begun, for `limit_ms`
-/// milliseconds at most. Returns how many are left, which the log tells, too; 0 if no proxy was started.
+/// Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun, and then until the
+/// other ends of this process's TCP connections have confirmed what was sent to them, so that nothing of an answer is lost
+/// when the process exits; all that for `limit_ms` milliseconds at most. Returns how many requests, or else connections,
+/// are left, which the log tells, too; 0 if no proxy was started.
+///
+/// Where it is not 0, handlers may still run: then end the process with _exit(2). exit(3) would take down, under their
+/// feet, what libraries such as OpenSSL clean up at the end.
 ///
 /// Threads: from any but a handler's; not from a signal handler.
 #[unsafe(no_mangle)]
@@ -163,8 +207,8 @@ pub extern "C" fn gfproxy_drain(limit_ms: u32) -> c_int {
     guard(0, || Proxy::current().map_or(0, |proxy| proxy.drain(ms(limit_ms)) as c_int))
 }
 
-/// Closes the channel to simplecached and joins its thread. Transfers that still run break off. Does nothing if no proxy
-/// was started.
+/// Closes the channel to simplecached and joins its thread. Transfers that still run break off, and handlers answer
+/// GF_ERROR until gfproxy_start is called again. What was logged is written. Does nothing if no proxy was started.
 ///
 /// Threads: from any but a handler's; not from a signal handler.
 #[unsafe(no_mangle)]
@@ -172,6 +216,7 @@ pub extern "C" fn gfproxy_stop() {
     guard((), || {
         if let Some(proxy) = Proxy::current() {
             proxy.stop();
+            logging::flush();
         }
     });
 }
@@ -212,7 +257,7 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
 /// of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot be
 /// had, a daemon that was started before.
 ///
-/// Threads: from one thread, after signals were blocked that a thread of the program's takes.
+/// Threads: from one thread. The threads that it starts take no signals.
 ///
 /// # Safety
 /// `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.

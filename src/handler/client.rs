@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::reply::{Chunk, ClientGone, Reply, Status};
+use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
 
 /// What a handler needs of its client beside the answer itself.
 pub(crate) trait Connection: Reply {
@@ -14,6 +14,10 @@ pub(crate) trait Connection: Reply {
     fn room(&mut self, len: usize, patience: Duration) -> usize;
     /// Waits for room. False if the client takes no byte for `limit`.
     fn drains(&self, limit: Duration) -> bool;
+    /// Whether a header went out, so that an error can only be told by cutting the connection.
+    fn header_sent(&self) -> bool;
+    /// Ends the connection in both directions, so that the client sees a file cut short.
+    fn cut(&self);
     /// The client's address, for the log.
     fn peer(&self) -> String;
 }
@@ -47,6 +51,21 @@ impl<'c> Watched<'c> {
             self.bytes += room as u64;
         }
         Ok(sent)
+    }
+
+    /// Tells the client of an outcome that is not a whole file, if it can be told.
+    pub(super) fn conclude(&mut self, outcome: Outcome) -> Outcome {
+        let outcome = match outcome {
+            Outcome::NotFound => match self.connection.header(Status::FileNotFound, 0) {
+                Ok(()) => Outcome::NotFound,
+                Err(gone) => Outcome::Cut(gone.to_string()),
+            },
+            other => other,
+        };
+        if matches!(outcome, Outcome::Cut(_)) {
+            self.connection.cut();
+        }
+        outcome
     }
 
     /// Waits until the client has made room, as long as it takes anything at all.
@@ -122,6 +141,12 @@ mod tests {
             self.room.set(100);
             left > 0
         }
+
+        fn header_sent(&self) -> bool {
+            false
+        }
+
+        fn cut(&self) {}
 
         fn peer(&self) -> String {
             String::new()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus::IntCounter;
 
 use super::{Proxy, Source, Watched};
-use crate::channel::{Client, ClientStats};
+use crate::channel::ClientStats;
 use crate::metrics::{Metrics, Seconds};
 use crate::reply::Outcome;
 
@@ -71,14 +71,14 @@ impl PerSource {
 pub(super) fn tell(metrics: &Metrics, proxy: &Arc<Proxy>) {
     let weak = Arc::downgrade(proxy);
     metrics.gauge("requests_in_flight", "Requests that a handler has in its hands.", &[], move || {
-        weak.upgrade().map_or(0, |proxy| proxy.flow.lock().in_flight as u64)
+        weak.upgrade().map_or(0, |proxy| proxy.flow.in_flight() as u64)
     });
     let stats = |read: fn(&ClientStats) -> u64| {
         let weak = Arc::downgrade(proxy);
         move || {
             weak.upgrade()
-                .and_then(|proxy| proxy.channel.lock().clone())
-                .map_or(0, |client: Arc<Client>| read(&client.stats()))
+                .and_then(|proxy| proxy.channel.lock().client().cloned())
+                .map_or(0, |client| read(&client.stats()))
         }
     };
     let none = &[];

@@ -4,6 +4,7 @@
 //! the first request starts it with what the environment says.
 
 mod client;
+mod flow;
 mod log_line;
 mod metrics;
 mod settings;
@@ -12,8 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::warn;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use crate::channel::{Client, ClientError, OpenError, Transfer};
 use crate::metrics::{Exporter, ListenError, Metrics};
@@ -21,6 +21,7 @@ use crate::origin::{Config as OriginConfig, Origin, OriginError};
 use crate::reply::{Outcome, Reply, Status};
 pub(crate) use client::Connection;
 use client::Watched;
+use flow::Flow;
 use metrics::Requests;
 pub(crate) use settings::{Settings, SettingsError};
 
@@ -49,8 +50,12 @@ pub(crate) enum StartError {
     Origin(#[from] OriginError),
     #[error(transparent)]
     Metrics(#[from] ListenError),
+    #[error("stall_ms is 0, which would drop every client: 1 is the least")]
+    Stall,
     #[error("started already")]
     Twice,
+    #[error("the proxy was stopped")]
+    Stopped,
 }
 
 /// Where a file came from.
@@ -69,36 +74,57 @@ impl Source {
     }
 }
 
+/// The way to the cache daemon.
 #[derive(Debug, Default)]
-struct Flow {
-    in_flight: usize,
-    refusing: bool,
+enum Channel {
+    #[default]
+    None,
+    Open(Arc<Client>),
+    /// For good: a handler that is late must not open it again.
+    Stopped,
+}
+
+impl Channel {
+    fn client(&self) -> Option<&Arc<Client>> {
+        match self {
+            Self::Open(client) => Some(client),
+            Self::None | Self::Stopped => None,
+        }
+    }
 }
 
 /// The process's proxy.
 pub(crate) struct Proxy {
     settings: Settings,
-    channel: Mutex<Option<Arc<Client>>>,
+    channel: Mutex<Channel>,
     /// By base URL: a program may give its workers different ones.
     origins: RwLock<HashMap<String, Arc<Origin>>>,
-    flow: Mutex<Flow>,
-    settled: Condvar,
+    flow: Flow,
     metrics: Metrics,
     requests: Requests,
     exporter: Mutex<Option<Exporter>>,
 }
 
-static PROXY: RwLock<Option<Arc<Proxy>>> = RwLock::new(None);
+/// The process's proxy, from nothing over its start to its stop, and perhaps to the next start.
+enum Current {
+    None,
+    Some(Arc<Proxy>),
+    Stopped,
+}
+
+static PROXY: RwLock<Current> = RwLock::new(Current::None);
 
 impl Proxy {
     fn new(settings: Settings) -> Result<Arc<Self>, StartError> {
+        if settings.stall.is_zero() {
+            return Err(StartError::Stall);
+        }
         let metrics = Metrics::new("gfproxy");
         let proxy = Arc::new(Self {
             settings,
             channel: Mutex::default(),
             origins: RwLock::default(),
-            flow: Mutex::default(),
-            settled: Condvar::new(),
+            flow: Flow::default(),
             requests: Requests::new(&metrics),
             metrics,
             exporter: Mutex::default(),
@@ -119,65 +145,68 @@ impl Proxy {
     /// Makes the process's proxy.
     pub(crate) fn start(settings: Settings) -> Result<(), StartError> {
         let mut current = PROXY.write();
-        if current.is_some() {
+        if matches!(*current, Current::Some(_)) {
             return Err(StartError::Twice);
         }
-        *current = Some(Self::new(settings)?);
+        *current = Current::Some(Self::new(settings)?);
         Ok(())
     }
 
-    /// The process's proxy, made from the environment if there is none yet.
+    /// The process's proxy, made from the environment if there never was one.
     pub(crate) fn get() -> Result<Arc<Self>, StartError> {
-        if let Some(proxy) = &*PROXY.read() {
+        if let Current::Some(proxy) = &*PROXY.read() {
             return Ok(Arc::clone(proxy));
         }
         let mut current = PROXY.write();
-        if let Some(proxy) = &*current {
-            return Ok(Arc::clone(proxy));
+        match &*current {
+            Current::None => {}
+            Current::Some(proxy) => return Ok(Arc::clone(proxy)),
+            Current::Stopped => return Err(StartError::Stopped),
         }
         // First: what is wrong with the environment is told in the log.
         crate::logging::start(Settings::default().verbosity);
         let settings = Settings::from_environment()?;
         let proxy = Self::new(Settings { cache: false, ..settings })?;
-        *current = Some(Arc::clone(&proxy));
+        *current = Current::Some(Arc::clone(&proxy));
         Ok(proxy)
     }
 
     /// The process's proxy, if it was started.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        PROXY.read().clone()
-    }
-
-    /// Refuses requests from now on and waits for those in flight. Returns how many are left at the end of `limit`.
-    pub(crate) fn drain(&self, limit: Duration) -> usize {
-        let deadline = Instant::now() + limit;
-        let mut flow = self.flow.lock();
-        flow.refusing = true;
-        while flow.in_flight > 0 && !self.settled.wait_until(&mut flow, deadline).timed_out() {}
-        if flow.in_flight > 0 {
-            warn!("transfers cut short after {} ms: {}", limit.as_millis(), flow.in_flight);
+        match &*PROXY.read() {
+            Current::Some(proxy) => Some(Arc::clone(proxy)),
+            Current::None | Current::Stopped => None,
         }
-        flow.in_flight
     }
 
-    /// Closes the channel and lets a later start make a new proxy.
+    /// As [`Flow::drain`].
+    pub(crate) fn drain(&self, limit: Duration) -> usize {
+        self.flow.drain(limit)
+    }
+
+    /// Closes the channel. Handlers refuse from now on, those of before as well; a later start makes a new proxy.
     pub(crate) fn stop(&self) {
+        *PROXY.write() = Current::Stopped;
+        self.flow.refuse();
         let exporter = self.exporter.lock().take();
         drop(exporter);
-        if let Some(channel) = self.channel.lock().take() {
-            channel.stop();
+        let channel = std::mem::replace(&mut *self.channel.lock(), Channel::Stopped);
+        if let Some(client) = channel.client() {
+            client.stop();
         }
-        *PROXY.write() = None;
     }
 
-    fn channel(&self) -> Result<Arc<Client>, ClientError> {
+    fn channel(&self) -> Result<Arc<Client>, StartError> {
         let mut channel = self.channel.lock();
-        if let Some(client) = &*channel {
-            return Ok(Arc::clone(client));
+        match &*channel {
+            Channel::Open(client) => Ok(Arc::clone(client)),
+            Channel::Stopped => Err(StartError::Stopped),
+            Channel::None => {
+                let client = Arc::new(Client::start(self.settings.channel.clone())?);
+                *channel = Channel::Open(Arc::clone(&client));
+                Ok(client)
+            }
         }
-        let client = Arc::new(Client::start(self.settings.channel.clone())?);
-        *channel = Some(Arc::clone(&client));
-        Ok(client)
     }
 
     fn origin(&self, url: &str) -> Result<Arc<Origin>, OriginError> {
@@ -188,7 +217,8 @@ impl Proxy {
         Ok(Arc::clone(self.origins.write().entry(url.to_owned()).or_insert(origin)))
     }
 
-    /// Serves one request. `origin` is the worker's argument, where that is a URL.
+    /// Serves one request, up to the end of its answer; but of [`Outcome::Failed`] the client is still to be told.
+    /// `origin` is the worker's argument, where that is a URL.
     pub(crate) fn handle(
         &self,
         route: Route,
@@ -196,7 +226,7 @@ impl Proxy {
         origin: Option<&str>,
         connection: &mut dyn Connection,
     ) -> Outcome {
-        let Some(_in_flight) = InFlight::enter(self) else {
+        let Some(_in_flight) = self.flow.enter() else {
             return Outcome::Failed("the server is stopping".to_owned());
         };
         let begun = Instant::now();
@@ -215,6 +245,7 @@ impl Proxy {
                 outcome => (outcome, Source::Cache),
             },
         };
+        let outcome = reply.conclude(outcome);
         let took = begun.elapsed();
         self.requests.count(source, &outcome, &reply, took);
         log_line::write(&reply, path, &outcome, took, source);
@@ -289,26 +320,28 @@ fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>) -> Outcome {
     }
 }
 
-/// A request that [`Proxy::drain`] waits for.
-struct InFlight<'p>(&'p Proxy);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'p> InFlight<'p> {
-    fn enter(proxy: &'p Proxy) -> Option<Self> {
-        let mut flow = proxy.flow.lock();
-        if flow.refusing {
-            return None;
-        }
-        flow.in_flight += 1;
-        Some(Self(proxy))
+    #[test]
+    fn what_is_late_does_not_open_the_channel_again() {
+        let proxy = Proxy::new(Settings { cache: false, ..Settings::default() }).expect("settings");
+        proxy.channel().expect("a client, whose daemon need not be there");
+        proxy.stop();
+        assert!(matches!(proxy.channel(), Err(StartError::Stopped)));
+        assert!(proxy.flow.enter().is_none());
+        assert!(matches!(Proxy::get(), Err(StartError::Stopped)));
+
+        Proxy::start(Settings { cache: false, ..Settings::default() }).expect("another proxy");
+        let proxy = Proxy::get().expect("the proxy");
+        proxy.channel().expect("a client of its own");
+        proxy.stop();
     }
-}
 
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        let mut flow = self.0.flow.lock();
-        flow.in_flight -= 1;
-        if flow.refusing && flow.in_flight == 0 {
-            self.0.settled.notify_all();
-        }
+    #[test]
+    fn no_client_is_dropped_at_once() {
+        let settings = Settings { cache: false, stall: Duration::ZERO, ..Settings::default() };
+        assert!(matches!(Proxy::new(settings), Err(StartError::Stall)));
     }
 }

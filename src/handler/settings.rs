@@ -1,5 +1,6 @@
 //! What can be set about a proxy, and what the environment says of it.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::{env, fmt::Display, str::FromStr};
@@ -66,8 +67,8 @@ impl Settings {
         if let Some(ms) = read("GFPROXY_CACHE_WAIT_MS")? {
             channel.wait = Duration::from_millis(ms);
         }
-        if let Some(ms) = read("GFPROXY_STALL_MS")? {
-            settings.stall = Duration::from_millis(ms);
+        if let Some(ms) = read::<NonZeroU64>("GFPROXY_STALL_MS")? {
+            settings.stall = Duration::from_millis(ms.get());
         }
         Ok(settings)
     }

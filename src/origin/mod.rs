@@ -72,10 +72,15 @@ pub struct Origin {
     flights: Flights,
 }
 
+/// Whether an origin can have this base URL, or why not.
+pub(crate) fn check_base(url: &str) -> Result<(), String> {
+    Base::parse(url).map(drop)
+}
+
 impl Origin {
     /// An origin whose files lie below `base`, an http or https URL.
     pub fn new(base: &str, config: Config) -> Result<Self, OriginError> {
-        let base = Base::parse(base)?;
+        let base = Base::parse(base).map_err(|reason| OriginError::Base { url: base.to_owned(), reason })?;
         let options = Options {
             user_agent: CString::new(concat!("gfproxy/", env!("CARGO_PKG_VERSION"))).expect("no NUL"),
             connect_timeout: config.connect_timeout,

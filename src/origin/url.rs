@@ -3,7 +3,6 @@
 
 use std::ffi::CString;
 
-use super::OriginError;
 use crate::sys::curl::{Part, Url};
 
 /// A checked `-s`.
@@ -15,25 +14,25 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// `text` is an http or https URL; without a scheme it is taken for http, as curl does.
-    pub(super) fn parse(text: &str) -> Result<Self, OriginError> {
-        let refuse = |reason: String| OriginError::Base { url: text.to_owned(), reason };
+    /// `text` is an http or https URL; without a scheme it is taken for http, as curl does. The error is what is wrong
+    /// with it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let absolute = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let url = Url::parse(&absolute).map_err(refuse)?;
+        let url = Url::parse(&absolute)?;
         let scheme = url.get(Part::Scheme).unwrap_or_default();
         if scheme != "http" && scheme != "https" {
-            return Err(refuse(format!("its scheme is {scheme}, which is neither http nor https")));
+            return Err(format!("its scheme is {scheme}, which is neither http nor https"));
         }
         if url.get(Part::Query).is_some() || absolute.contains('?') {
-            return Err(refuse("it has a query, behind which no path can go".to_owned()));
+            return Err("it has a query, behind which no path can go".to_owned());
         }
         if url.get(Part::Fragment).is_some() || absolute.contains('#') {
-            return Err(refuse("it has a fragment, behind which no path can go".to_owned()));
+            return Err("it has a fragment, behind which no path can go".to_owned());
         }
         if url.get(Part::Port).is_some_and(|port| port == "0") {
-            return Err(refuse("its port is 0".to_owned()));
+            return Err("its port is 0".to_owned());
         }
-        let whole = url.get(Part::Whole).ok_or_else(|| refuse("it cannot be put together again".to_owned()))?;
+        let whole = url.get(Part::Whole).ok_or("it cannot be put together again")?;
         let url = whole.strip_suffix('/').unwrap_or(&whole).to_owned();
         Ok(Self { url, secure: scheme == "https" })
     }

@@ -116,18 +116,6 @@ impl ContextReply {
         unsafe { (*self.ctx).socket }
     }
 
-    /// Whether a header went out, so that an error can only be told by cutting the connection.
-    pub(crate) fn header_sent(&self) -> bool {
-        self.header_sent
-    }
-
-    /// Ends the connection in both directions, so that the client sees a file cut short. The only honest end of a
-    /// transfer that broke off: gfserver would append an error text or fill the rest with zeros.
-    pub(crate) fn cut(&self) {
-        // SAFETY: shutdown(2) on a number; a wrong one is an error that changes nothing.
-        unsafe { libc::shutdown(self.socket(), libc::SHUT_RDWR) };
-    }
-
     /// The bytes that the socket's send buffer may hold and those that it holds now.
     fn buffer(&self) -> Option<(usize, usize)> {
         const SO_MEMINFO: c_int = 55;
@@ -228,6 +216,17 @@ impl Connection for ContextReply {
             before = now;
         }
         true
+    }
+
+    fn header_sent(&self) -> bool {
+        self.header_sent
+    }
+
+    // The only honest end of a transfer that broke off: the provided gfserver would append an error text or fill the
+    // rest with zeros.
+    fn cut(&self) {
+        // SAFETY: shutdown(2) on a number; a wrong one is an error that changes nothing.
+        unsafe { libc::shutdown(self.socket(), libc::SHUT_RDWR) };
     }
 
     fn peer(&self) -> String {

@@ -11,4 +11,5 @@ pub(crate) mod gfserver;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod seqpacket;
+pub(crate) mod unconfirmed;
 pub(crate) mod write;

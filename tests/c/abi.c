@@ -61,6 +61,9 @@ static void process_functions(void)
     gfproxy_options_t options;
     gfproxy_options_init(&options);
     CHECK(options.segments == 8 && options.segment_size == 262144 && options.cache);
+    options.stall_ms = 0;
+    CHECK(gfproxy_start(&options) == -1);
+    options.stall_ms = 1;
     options.segments = 0;
     CHECK(gfproxy_start(&options) == -1);
     options.segments = GFPROXY_MAX_SEGMENTS + 1;
@@ -77,6 +80,17 @@ static void process_functions(void)
     CHECK(gfproxy_start(&options) == -1);
     options.origin = "\xff\xfe";
     CHECK(gfproxy_start(&options) == -1);
+
+    char reason[] = "unchanged";
+    CHECK(gfproxy_check_origin("http://127.0.0.1:80/files/", reason, sizeof reason) == 0);
+    CHECK(gfproxy_check_origin("127.0.0.1", reason, sizeof reason) == 0);
+    CHECK(gfproxy_check_origin("gopher://127.0.0.1/", reason, 0) == -1);
+    CHECK(strcmp(reason, "unchanged") == 0);
+    CHECK(gfproxy_check_origin("gopher://127.0.0.1/", reason, 4) == -1);
+    CHECK(strcmp(reason, "its") == 0);
+    CHECK(gfproxy_check_origin("\xff\xfe", NULL, 0) == -1);
+    CHECK(gfproxy_check_origin(NULL, reason, sizeof reason) == -1);
+    CHECK(strcmp(reason, "it is NUL") == 0);
 
     gfproxy_cached_options_init(NULL);
     CHECK(gfproxy_cached_start(NULL) == -1);

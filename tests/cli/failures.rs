@@ -31,14 +31,6 @@ fn a_port_in_use() {
 }
 
 #[test]
-fn an_origin_that_is_no_url() {
-    for origin in ["ftp://example.org", "file:///etc", "http://", "example.org:x", "http://a b/", "http://exa mple.org"]
-    {
-        fails(Command::new(program("webproxy")).args(["-p", "0", "-s", origin]), &["origin", origin, "cannot be used"]);
-    }
-}
-
-#[test]
 fn a_locals_file_that_cannot_be_read() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();

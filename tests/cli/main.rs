@@ -7,6 +7,7 @@ mod programs;
 #[path = "../common/static_origin.rs"]
 mod static_origin;
 
+mod drain;
 mod failures;
 mod fileserver;
 mod options;

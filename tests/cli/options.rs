@@ -80,12 +80,36 @@ fn texts_are_not_empty() {
 #[test]
 fn an_address_to_listen_on() {
     for name in WEBPROXIES {
-        for address in ["localhost", "1.2.3", "1.2.3.4:80", "::1::"] {
-            let line = format!("-l (--listen): '{address}' is no IP address, or this gfserver takes none");
-            refuses(name, &["-p", "0", "-l", address], &line);
+        let addresses = ["localhost", "1.2.3", "1.2.3.4:80", "::1::"];
+        let lines = addresses.map(|address| format!("{name}: -l (--listen): '{address}' is no IP address\n"));
+        for (address, line) in addresses.into_iter().zip(lines) {
+            let ended = run(name, &["-p", "0", "-l", address]);
+            let provided = format!("{name}: -l (--listen): a provided gfserver.o takes no address\n");
+            assert!([line, provided].contains(&ended.stderr), "{ended:?}");
+            assert_eq!(ended.status.code(), Some(2));
         }
         refuses(name, &["-l", ""], "-l (--listen): '' is empty");
         refuses(name, &["--listen"], "-l (--listen) needs a value");
+    }
+}
+
+#[test]
+fn an_origin_that_is_no_url() {
+    for origin in
+        ["ftp://example.org", "file:///etc", "http://", "example.org:x", "http://a b/", "http://a/?b", "\u{7f}"]
+    {
+        let ended = run("webproxy", &["-p", "0", "-s", origin]);
+        let begin = format!("webproxy: -s (--server): '{origin}' is no origin: ");
+        assert!(ended.stderr.starts_with(&begin) && ended.stderr.len() > begin.len() + 5, "{ended:?}");
+        assert_eq!((ended.status.code(), ended.stderr.lines().count()), (Some(2), 1), "{ended:?}");
+    }
+}
+
+#[test]
+fn segments_too_large_together() {
+    for name in WEBPROXIES {
+        let line = "-n (--segment-count) 17 times -z (--segment-size) 67108864 is more than 1073741824 bytes";
+        refuses(name, &["-n", "17", "-z", "67108864"], line);
     }
 }
 

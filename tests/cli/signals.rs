@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -108,6 +109,33 @@ fn a_second_signal_ends_at_once() {
         webproxy.signal(Signal::SIGTERM);
         assert_eq!(webproxy.wait().status.signal(), Some(Signal::SIGTERM as i32));
     });
+}
+
+/// The signal is there before the program is, so that it is taken at the first moment that it can be.
+#[test]
+fn a_signal_at_the_start_ends_it_at_once() {
+    for name in ["webproxy", "webproxy_noasan"] {
+        for _ in 0..16 {
+            let begun = Instant::now();
+            let mut env = Command::new("env");
+            env.args(["--block-signal=TERM", "sh", "-c", r#"kill -TERM $$; exec "$0" -p 0 --drain-ms 60000"#]);
+            let ended = Program::run(env.arg(program(name)));
+            assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{name}");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{name} took its time");
+        }
+    }
+}
+
+#[test]
+fn webproxy_may_have_as_many_clients_as_the_system_allows() {
+    let mut sh = Command::new("sh");
+    sh.args(["-c", r#"ulimit -Sn 64; exec "$0" -p 0"#]).arg(program("webproxy"));
+    let mut webproxy = Program::start(&mut sh);
+    webproxy.port();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", webproxy.pid())).expect("its limits");
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("that of descriptors");
+    let values: Vec<_> = limit.split_whitespace().collect();
+    assert!(values[0] == values[1] && values[0] != "64", "{limit}");
 }
 
 /// Writing to a client that has left raises SIGPIPE.

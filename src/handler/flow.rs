@@ -1,0 +1,77 @@
+//! The requests in flight, and what is done with them at the end.
+
+use std::time::{Duration, Instant};
+
+use log::warn;
+use parking_lot::{Condvar, Mutex};
+
+use crate::sys::unconfirmed;
+
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    state: Mutex<State>,
+    settled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_flight: usize,
+    refusing: bool,
+}
+
+/// A request that [`Flow::drain`] waits for, until it is dropped.
+pub(super) struct InFlight<'f>(&'f Flow);
+
+impl Flow {
+    /// Counts a request in, unless requests are refused.
+    pub(super) fn enter(&self) -> Option<InFlight<'_>> {
+        let mut state = self.state.lock();
+        if state.refusing {
+            return None;
+        }
+        state.in_flight += 1;
+        Some(InFlight(self))
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.state.lock().in_flight
+    }
+
+    /// Refuses requests from now on.
+    pub(super) fn refuse(&self) {
+        self.state.lock().refusing = true;
+    }
+
+    /// Refuses requests from now on and waits for those in flight, then until the clients have what was sent to them.
+    /// Returns how many requests, or else connections, are left at the end of `limit`.
+    pub(super) fn drain(&self, limit: Duration) -> usize {
+        let deadline = Instant::now() + limit;
+        let in_flight = {
+            let mut state = self.state.lock();
+            state.refusing = true;
+            while state.in_flight > 0 && !self.settled.wait_until(&mut state, deadline).timed_out() {}
+            state.in_flight
+        };
+        if in_flight > 0 {
+            warn!("transfers cut short after {} ms: {in_flight}", limit.as_millis());
+            return in_flight;
+        }
+        // The kernel resets a connection on which a client sends something after the end of the process, or whose last
+        // bytes from the client were not read: what is still to be sent is lost then.
+        let unconfirmed = unconfirmed::wait(deadline);
+        if unconfirmed > 0 {
+            warn!("answers that had not arrived after {} ms: {unconfirmed}", limit.as_millis());
+        }
+        unconfirmed
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.in_flight -= 1;
+        if state.refusing && state.in_flight == 0 {
+            self.0.settled.notify_all();
+        }
+    }
+}
