@@ -75,6 +75,10 @@ impl SegmentList {
     fn is_full(&self) -> bool {
         self.len == MAX_RING
     }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
 }
 
 fn slot(sequence: u32) -> usize {
@@ -93,7 +97,13 @@ pub(crate) struct Producer<'c> {
     free: SegmentList,
     /// All segments of the ring.
     ring: SegmentList,
+    /// Bytes published since the consumer was last woken, or seen awake.
+    untold: u32,
 }
+
+/// A sleeping consumer is woken for so many bytes, or for less if the producer has to wait itself: a wake costs more than
+/// a small chunk. No more, since what waits here is what the client waits for.
+const WAKE_FOR: u32 = 32 << 10;
 
 impl<'c> Producer<'c> {
     /// Begins a lease on the lead segment; `sequence` is the request's.
@@ -109,6 +119,7 @@ impl<'c> Producer<'c> {
             in_flight: [lead; DESCRIPTORS],
             free,
             ring: free,
+            untold: 0,
         }
     }
 
@@ -170,18 +181,25 @@ impl<'c> Producer<'c> {
     }
 
     /// Publishes a chunk of `len` bytes in `segment`, which [`Self::take_free`] gave (or the lead and 0 bytes, at an end
-    /// without data), and wakes the consumer if it sleeps.
+    /// without data), and wakes the consumer if it sleeps and this is worth it.
     pub(crate) fn publish(&mut self, segment: u16, len: u32, kind: Kind) {
         let at = slot(self.produced);
         self.in_flight[at] = segment;
         let descriptor = Descriptor { len, segment, kind };
         self.control.descriptors.chunk[at].store(descriptor.to_bits(), Ordering::Relaxed);
         self.produced = self.produced.wrapping_add(1);
-        let words = &self.control.producer;
-        words.produced.store(self.produced, Ordering::Release);
+        self.control.producer.produced.store(self.produced, Ordering::Release);
+        self.untold = self.untold.saturating_add(len);
+        if self.untold >= WAKE_FOR || self.free.is_empty() || kind.ends_lease() {
+            self.wake_consumer();
+        }
+    }
+
+    fn wake_consumer(&mut self) {
+        self.untold = 0;
         fence(Ordering::SeqCst);
         if self.control.consumer.parked.load(Ordering::Relaxed) != 0 {
-            futex::wake(&words.produced);
+            futex::wake(&self.control.producer.produced);
         }
     }
 

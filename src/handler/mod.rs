@@ -299,6 +299,7 @@ fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>) -> Outcome {
     if let Err(gone) = reply.header(Status::Ok, len) {
         return Outcome::Cut(gone.to_string());
     }
+    transfer.be_prompt();
     loop {
         match transfer.next_chunk() {
             Ok(Some(chunk)) => {

@@ -1,5 +1,6 @@
 //! The asking side of the channel: a [`Client`] keeps a session with the daemon and hands out [`Transfer`]s.
 
+mod gate;
 mod pool;
 mod session;
 mod transfer;
@@ -19,9 +20,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
 use super::address::default_socket;
-use super::layout::{Layout, LayoutError};
+use super::layout::{Layout, LayoutError, MAX_RING};
 use crate::sys::process::spawn;
 use crate::sys::seqpacket::SeqPacket;
+use gate::Gate;
 use session::{ConnectError, Greeted, Session};
 pub use transfer::{OpenError, Transfer, TransferError};
 
@@ -30,6 +32,12 @@ const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_MOST: Duration = Duration::from_millis(200);
 /// The same while a request waits.
 const RETRY_ASKED: Duration = Duration::from_millis(20);
+
+/// How many long transfers over small segments stream at a time: each should have a full ring, and one segment besides is
+/// for short ones.
+fn streams(segments: u32) -> usize {
+    (segments as usize / (MAX_RING + 1)).max(1)
+}
 
 /// How a client is set up.
 #[derive(Clone, Debug)]
@@ -93,6 +101,8 @@ struct Shared {
     layout: Layout,
     state: Mutex<State>,
     changed: Condvar,
+    /// For long transfers over small segments.
+    gate: Gate,
     /// Readable once the client stops or loses its session by itself.
     poke: EventFd,
     sessions: AtomicU64,
@@ -118,6 +128,7 @@ impl Client {
             layout,
             state: Mutex::default(),
             changed: Condvar::new(),
+            gate: Gate::new(streams(layout.segments)),
             poke,
             sessions: AtomicU64::new(0),
             resumed: AtomicU64::new(0),
@@ -162,6 +173,7 @@ impl Client {
             self.shared.changed.notify_all();
             state.session.take()
         };
+        self.shared.gate.close();
         if let Some(session) = session {
             session.lose(None);
         }
