@@ -60,18 +60,28 @@ fn stalled_clients_of_one_proxy_hold_no_worker_of_the_daemon() {
     }
 }
 
-#[test]
-fn stalled_clients_keep_no_segment_from_others() {
+/// Many times more stalled clients than segments, and less time to wait for a segment than a client may stall.
+fn stalled_clients_leave_others(segments: [&str; 4]) {
     let library = Library::new(&[LARGE, 1000, 0, 300_000]);
     let _daemon = start_daemon(&library, &["-t", "4"]);
-    // Many times more of them than segments, and less time to wait for a segment than a client may stall.
-    let options = ["-t", "70", "-n", "2", "-z", "65536", "--cache-wait-ms", "5000", "--stall-ms", "60000"];
-    let webproxy = Webproxy::start(&library, &options);
+    let limits = ["-t", "70", "--cache-wait-ms", "5000", "--stall-ms", "60000"];
+    let webproxy = Webproxy::start(&library, &[&limits[..], &segments].concat());
     let stalled = stall(&library, &webproxy);
     serves(&webproxy, &library, 25);
     for download in stalled {
         assert_eq!(download.finish(), End::Whole);
     }
+}
+
+#[test]
+fn stalled_clients_keep_no_segment_from_others() {
+    stalled_clients_leave_others(["-n", "2", "-z", "65536"]);
+}
+
+/// Over small segments, long transfers take turns: one that stalls must let go of its turn.
+#[test]
+fn stalled_clients_keep_no_turn_from_others() {
+    stalled_clients_leave_others(["-n", "8", "-z", "5712"]);
 }
 
 #[test]
