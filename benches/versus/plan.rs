@@ -33,7 +33,7 @@ pub const VARNISH: &str = "Varnish";
 /// The clients of every series that is not about their number.
 pub const CLIENTS: usize = 8;
 
-pub const SEGMENT_SIZES: [u32; 4] = [824, 5712, 65_536, 262_144];
+pub const SEGMENT_SIZES: [u32; 5] = [824, 5712, 65_536, 262_144, 524_288];
 const SEGMENTS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// What a run brought.

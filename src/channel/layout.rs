@@ -18,7 +18,7 @@ pub const MAX_SEGMENT_SIZE: u32 = 64 << 20;
 /// The most segments of an area.
 pub const MAX_SEGMENTS: u32 = 4096;
 /// The most bytes of an area's segments together.
-pub const MAX_AREA: u64 = 1 << 30;
+pub const MAX_AREA: u64 = 2 << 30;
 
 /// The most segments that one transfer has in its ring: its own and those lent to it. One less than the descriptors, so
 /// that an end without data always has a descriptor of its own.

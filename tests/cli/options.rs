@@ -137,7 +137,7 @@ fn help_names_every_option_with_default_and_range() {
         "  -t, --thread-count N     worker threads [8; 1 to 200]",
         "  -s, --server URL         base URL of the origin to relay to",
         "  -n, --segment-count N    shared-memory segments [8; 1 to 4096]",
-        "  -z, --segment-size N     bytes in a segment [262144; 824 to 67108864]",
+        "  -z, --segment-size N     bytes in a segment [524288; 824 to 67108864]",
         "  -S, --socket PATH        command socket of simplecached",
         "      --cache-wait-ms N    how long a request waits for an absent simplecached [10000; 0 to 4294967295]",
         "      --stall-ms N         drop a client that does not read for so long [30000; 1 to 4294967295]",
