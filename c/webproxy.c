@@ -76,7 +76,7 @@ static void check(const gfproxy_options_t *options) {
         options_refuse("-s (--server): '%s' is no origin: %s", options->origin, reason);
     if ((uint64_t)options->segments * options->segment_size > GFPROXY_MAX_SHARED_SIZE)
         options_refuse("-n (--segment-count) %u times -z (--segment-size) %u is more than %u bytes", options->segments,
-                       options->segment_size, GFPROXY_MAX_SHARED_SIZE);
+                       options->segment_size, (uint32_t)GFPROXY_MAX_SHARED_SIZE);
 }
 
 int main(int argc, char **argv) {

@@ -108,8 +108,8 @@ fn an_origin_that_is_no_url() {
 #[test]
 fn segments_too_large_together() {
     for name in WEBPROXIES {
-        let line = "-n (--segment-count) 17 times -z (--segment-size) 67108864 is more than 1073741824 bytes";
-        refuses(name, &["-n", "17", "-z", "67108864"], line);
+        let line = "-n (--segment-count) 33 times -z (--segment-size) 67108864 is more than 2147483648 bytes";
+        refuses(name, &["-n", "33", "-z", "67108864"], line);
     }
 }
 
