@@ -31,6 +31,13 @@ fn a_port_in_use() {
 }
 
 #[test]
+fn a_variable_of_the_origin_that_is_no_number() {
+    let mut command = Command::new(program("webproxy"));
+    command.args(["-p", "0", "-s", "http://example.org"]).env("GFPROXY_ORIGIN_CONNECT_MS", "5s");
+    fails(&mut command, &["GFPROXY_ORIGIN_CONNECT_MS", "5s", "milliseconds"]);
+}
+
+#[test]
 fn a_locals_file_that_cannot_be_read() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
