@@ -125,6 +125,14 @@ impl State {
         self.end - pace >= WINDOW as u64
     }
 
+    /// Whether nobody reads. From then on nobody joins, either.
+    fn close_if_abandoned(&mut self) -> bool {
+        if self.readers.is_empty() {
+            self.outcome = Some(Outcome::Cut("nobody waits for the file".to_owned()));
+        }
+        self.readers.is_empty()
+    }
+
     fn append(&mut self, data: &[u8]) -> io::Result<()> {
         if let Kept::Memory(memory) = &mut self.kept
             && memory.len() + data.len() > WINDOW
@@ -201,9 +209,7 @@ impl Sink for Feed<'_> {
         while state.is_ahead() && !state.readers.is_empty() {
             self.flight.changed.wait(&mut state);
         }
-        if state.readers.is_empty() {
-            // Set at once, so that nobody joins any more.
-            state.outcome = Some(Outcome::Cut("nobody waits for the file".to_owned()));
+        if state.close_if_abandoned() {
             return Err(ClientGone);
         }
         if let Err(error) = state.append(data) {
@@ -217,6 +223,12 @@ impl Sink for Feed<'_> {
 
     /// Not told to those who wait: it is this request's affair, which is none of theirs alone.
     fn resumed(&mut self) {}
+
+    /// Readers that have it all have left, too: then the fetch ends by itself, and its connection can be kept.
+    fn is_abandoned(&self) -> bool {
+        let mut state = self.flight.state.lock();
+        state.length != Some(state.end) && state.close_if_abandoned()
+    }
 }
 
 /// One of those that wait for a file.

@@ -175,6 +175,11 @@ impl Sink for Client<'_> {
     fn resumed(&mut self) {
         self.0.resumed();
     }
+
+    /// Not known before something is sent.
+    fn is_abandoned(&self) -> bool {
+        false
+    }
 }
 
 /// Whether a file is known by its name to be compressed. Some origins say the same with `Content-Encoding`; whoever

@@ -26,6 +26,8 @@ pub(super) trait Sink {
     fn body(&mut self, data: &[u8]) -> Result<(), ClientGone>;
     /// The origin broke off and is asked for the rest.
     fn resumed(&mut self);
+    /// Whether all are known to have left for whom the file is fetched. Asked while the origin is waited for.
+    fn is_abandoned(&self) -> bool;
 }
 
 /// How an attempt, and with it perhaps the request, ended.
@@ -358,6 +360,9 @@ impl Receiver for Transfer<'_> {
     }
 
     fn tick(&mut self) -> ControlFlow<()> {
+        if self.sink.is_abandoned() {
+            return self.flow(Err(ClientGone.into()));
+        }
         let result = self.watch.check(Instant::now()).map_err(|late| match late {
             // The rest may come faster over another connection.
             Late::LowSpeed(..) => transient(late),

@@ -205,6 +205,23 @@ fn a_request_that_nobody_waits_for_ends() {
     wait_for(&told, 1);
 }
 
+/// Also where nothing more comes that could not be delivered.
+#[test]
+fn a_silent_request_that_nobody_waits_for_ends() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let server = ScriptedOrigin::start(move |x| {
+        x.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
+        x.wait_for_close();
+        tell.lock().unwrap().send(()).expect("the test waits");
+        After::Close
+    });
+    let origin = start(&server, Config { low_speed_limit: 0, ..config() });
+    let mut client = Collector { leaves_after: Some(1), ..Collector::default() };
+    assert!(matches!(origin.serve_coalesced(b"/file", &mut client), Outcome::Cut(_)));
+    wait_for(&told, 1);
+}
+
 #[test]
 fn all_learn_of_a_failure() {
     for (status, expected) in

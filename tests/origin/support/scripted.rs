@@ -1,7 +1,7 @@
 //! An HTTP origin on a free port that answers each request as a test's script says, and misbehaves on purpose.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -51,6 +51,11 @@ impl Exchange<'_> {
     /// Whether the other side took it.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
+    }
+
+    /// Waits until the other side closes the connection.
+    pub fn wait_for_close(&mut self) {
+        while self.stream.read(&mut [0; 1024]).is_ok_and(|len| len > 0) {}
     }
 
     /// Sends a whole answer with its length.
