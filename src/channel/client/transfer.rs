@@ -306,6 +306,9 @@ impl<'a> Transfer<'a> {
         let session = Arc::clone(&lease.session);
         let control = session.arena.control(lease.consumer.lead());
         let chunk = loop {
+            if session.is_lost() {
+                return Step::Lost;
+            }
             match lease.consumer.poll(control, session.arena.segment_size()) {
                 Ok(Some(chunk)) => break chunk,
                 Ok(None) => {}
@@ -313,9 +316,6 @@ impl<'a> Transfer<'a> {
                     session.lose(Some(&violation.to_string()));
                     return Step::Lost;
                 }
-            }
-            if session.is_lost() {
-                return Step::Lost;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
