@@ -4,6 +4,9 @@
 //! too. So nobody's client can hold up another's. The fetch keeps to the pace of the fastest reader; what slower ones
 //! have still to read is kept in memory up to a window, and beyond that in an unlinked temporary file.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
@@ -332,75 +335,5 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.flight.state.lock().readers.retain(|&(id, _)| id != self.id);
         self.flight.changed.notify_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    static CHUNK: [u8; 256 << 10] = [7; 256 << 10];
-
-    fn flight(length: u64, ceiling: u64) -> Arc<Flight> {
-        let flight = Arc::new(Flight { state: Mutex::new(State::new(ceiling)), changed: Condvar::new() });
-        flight.state.lock().length = Some(length);
-        flight
-    }
-
-    fn in_memory(state: &State) -> Option<usize> {
-        match &state.kept {
-            Kept::Memory(memory) => Some(memory.len()),
-            Kept::File(_) => None,
-        }
-    }
-
-    #[test]
-    fn a_lone_reader_needs_no_file_and_little_memory() {
-        let flight = flight(1 << 40, u64::MAX);
-        let reader = Reader::join(&flight).expect("open");
-        for _ in 0..100 {
-            while !flight.state.lock().is_ahead() {
-                flight.state.lock().append(&CHUNK).expect("room");
-            }
-            let memory = in_memory(&flight.state.lock()).expect("no file");
-            assert!(memory <= WINDOW + CHUNK.len(), "{memory}");
-            let end = flight.state.lock().end;
-            reader.advance(end - 1000);
-        }
-        assert!(Reader::join(&flight).is_none(), "the beginning is gone");
-    }
-
-    #[test]
-    fn a_slow_reader_makes_it_a_file_and_reads_it_all() {
-        let flight = flight(1 << 40, u64::MAX);
-        let [slow, fast] = [(); 2].map(|()| Reader::join(&flight).expect("open"));
-        for _ in 0..20 {
-            let mut state = flight.state.lock();
-            assert!(!state.is_ahead(), "the fast one sets the pace");
-            state.append(&CHUNK).expect("room");
-            let end = state.end;
-            drop(state);
-            fast.advance(end);
-        }
-        assert_eq!(in_memory(&flight.state.lock()), None);
-        assert!(Reader::join(&flight).is_some(), "all of it is there");
-        let (mut offset, mut piece) = (0, vec![0; 100_000]);
-        while offset < 20 * CHUNK.len() as u64 {
-            let read = slow.read(offset, &mut piece).expect("kept");
-            assert!(read > 0 && piece[..read].iter().all(|&b| b == 7));
-            offset += read as u64;
-        }
-    }
-
-    #[test]
-    fn beyond_the_ceiling_the_slow_reader_sets_the_pace() {
-        let flight = flight(1 << 40, 1 << 30);
-        let [_slow, fast] = [(); 2].map(|()| Reader::join(&flight).expect("open"));
-        while !flight.state.lock().is_ahead() {
-            flight.state.lock().append(&CHUNK).expect("room");
-            let end = flight.state.lock().end;
-            fast.advance(end);
-        }
-        assert!(in_memory(&flight.state.lock()).is_some_and(|memory| memory <= WINDOW + CHUNK.len()));
     }
 }

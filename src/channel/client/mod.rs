@@ -1,5 +1,6 @@
 //! The asking side of the channel: a [`Client`] keeps a session with the daemon and hands out [`Transfer`]s.
 
+mod error;
 mod gate;
 mod pool;
 mod session;
@@ -23,9 +24,10 @@ use super::address::default_socket;
 use super::layout::{Layout, LayoutError, MAX_RING};
 use crate::sys::process::spawn;
 use crate::sys::seqpacket::SeqPacket;
+pub use error::{OpenError, TransferError};
 use gate::Gate;
 use session::{ConnectError, Greeted, Session};
-pub use transfer::{OpenError, Transfer, TransferError};
+pub use transfer::Transfer;
 
 /// How long to wait between attempts to reach an absent daemon: first, and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(5);

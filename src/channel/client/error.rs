@@ -1,0 +1,48 @@
+//! Why there is no transfer, or no end of one.
+
+use std::time::Duration;
+
+use crate::channel::wire::MAX_KEY;
+
+/// Why there is no transfer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The daemon has no such file.
+    #[error("not found")]
+    NotFound,
+    /// The key is longer than [`super::super::MAX_KEY`].
+    #[error("a key of {0} bytes, at most {MAX_KEY} are allowed")]
+    KeyTooLong(usize),
+    /// The daemon has the file and cannot read it.
+    #[error("the cache daemon cannot read the file")]
+    Failed,
+    /// No answer within [`super::ClientConfig::wait`].
+    #[error("no answer from the cache daemon within {} s", .0.as_secs_f32())]
+    Unavailable(Duration),
+    /// All segments were in use for [`super::ClientConfig::wait`].
+    #[error("no free segment within {} s", .0.as_secs_f32())]
+    NoSegment(Duration),
+    /// The client was stopped.
+    #[error("the channel is closed")]
+    Stopped,
+}
+
+/// Why a transfer broke off.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// The file is not the same any more.
+    #[error("the file changed")]
+    Changed,
+    /// The daemon cannot read on.
+    #[error("the cache daemon cannot read the file")]
+    Failed,
+    /// No answer within [`super::ClientConfig::wait`].
+    #[error("no answer from the cache daemon within {} s", .0.as_secs_f32())]
+    Unavailable(Duration),
+    /// All segments were in use for [`super::ClientConfig::wait`].
+    #[error("no free segment within {} s", .0.as_secs_f32())]
+    NoSegment(Duration),
+    /// The client was stopped.
+    #[error("the channel is closed")]
+    Stopped,
+}
