@@ -2,6 +2,8 @@
 
 #[path = "../common/fixture.rs"]
 mod fixture;
+#[path = "../common/load.rs"]
+mod load;
 #[path = "../common/programs.rs"]
 mod programs;
 #[path = "../common/static_origin.rs"]

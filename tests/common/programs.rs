@@ -83,10 +83,26 @@ impl Program {
             status = program.child.try_wait().expect("wait");
             status.is_some()
         });
+        self.ended(status.expect("it ended"))
+    }
+
+    /// Waits for the program to end by itself. Kills one that has not after `limit`, and returns None.
+    pub fn wait_for(mut self, limit: Duration) -> Option<Ended> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return Some(self.ended(status));
+            }
+            sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    fn ended(&self, status: ExitStatus) -> Ended {
         // A provided gfserver.o says such things of its own when a webproxy refuses clients at its end.
         let provided = |line: &&str| line.contains("accept failed") || line.contains("_close::");
         let stderr = text(&self.stderr).split_inclusive('\n').filter(|line| !provided(line)).collect();
-        Ended { status: status.expect("it ended"), stdout: text(&self.stdout), stderr }
+        Ended { status, stdout: text(&self.stdout), stderr }
     }
 
     /// Sends SIGTERM and waits for the end.

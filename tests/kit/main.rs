@@ -2,6 +2,8 @@
 
 #[path = "../common/fixture.rs"]
 mod fixture;
+#[path = "../common/load.rs"]
+mod load;
 #[path = "../common/programs.rs"]
 mod programs;
 #[path = "../common/static_origin.rs"]
@@ -11,3 +13,4 @@ mod deps;
 mod headers;
 mod mains;
 mod readme;
+mod stops;

@@ -14,14 +14,14 @@ use crate::static_origin::StaticOrigin;
 const SIZES: [usize; 8] = [0, 1, 823, 824, 5712, 65536, 262_145, 1_048_599];
 
 #[derive(Clone, Copy, Debug)]
-enum Part {
+pub enum Part {
     Origin,
     Cache,
 }
 
 /// What is linked with the archive.
 #[derive(Clone, Debug)]
-struct Kit {
+pub struct Kit {
     main: PathBuf,
     /// What our main is told of the part; the kit has a main for each.
     defines: &'static [&'static str],
@@ -33,7 +33,7 @@ struct Kit {
 }
 
 /// Ours, and the one in `KIT_DIR`.
-fn kits(part: Part) -> Vec<Kit> {
+pub fn kits(part: Part) -> Vec<Kit> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (defines, folder): (&[_], _) = match part {
         Part::Origin => (&["-DHANDLER=handle_with_file", "-DARG=\"arg\""], "server"),
@@ -62,9 +62,14 @@ fn kits(part: Part) -> Vec<Kit> {
 }
 
 impl Kit {
+    /// Whether its gfserver.o is not ours.
+    pub fn is_foreign(&self) -> bool {
+        self.steque.is_some()
+    }
+
     /// Links as the kit's Makefile does once `libgfproxy.a` stands in the place of the handler's object: before
     /// gfserver.o, which must win all the same.
-    fn link(&self, asan: bool, to: &Path) -> PathBuf {
+    pub fn link(&self, asan: bool, to: &Path) -> PathBuf {
         let target = to.join(if asan { "webproxy" } else { "webproxy_noasan" });
         let object = self.objects.join(if asan { "gfserver.o" } else { "gfserver_noasan.o" });
         let curl = Command::new("pkg-config").args(["--cflags", "--libs", "libcurl"]).output().expect("pkg-config");
