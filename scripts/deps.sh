@@ -48,10 +48,27 @@ probe() {
     esac
 }
 
-if ! command -v cargo >/dev/null; then
-    echo "A Rust toolchain is missing (cargo is not in PATH): see https://rustup.rs" >&2
+# Says what to do about Rust, which no Debian package has in a version that is new enough.
+check_rust() {
+    local line wanted= have install
+    while IFS= read -r line; do
+        [[ $line =~ ^rust-version\ =\ \"([0-9]+\.[0-9]+) ]] && wanted=${BASH_REMATCH[1]}
+    done <"${BASH_SOURCE[0]%/*}/../Cargo.toml"
+    install="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . ~/.cargo/env"
+    if ! command -v cargo >/dev/null; then
+        echo "Rust $wanted or newer is missing (no cargo in PATH): $install" >&2
+        exit 1
+    fi
+    have=$(cargo --version) && [[ $have =~ ([0-9]+)\.([0-9]+)\. ]] && have=("${BASH_REMATCH[@]:1}") || have=()
+    if [ ${#have[@]} -eq 2 ] && ((have[0] * 10000 + have[1] >= ${wanted%.*} * 10000 + ${wanted#*.})); then
+        return
+    fi
+    command -v rustup >/dev/null && install="rustup update stable && rustup default stable"
+    echo "Rust $wanted or newer is needed, $(command -v cargo) is ${have[0]-of an unknown version}${have[1]+.${have[1]}}: $install" >&2
     exit 1
-fi
+}
+
+check_rust
 probe
 [ ${#missing[@]} -eq 0 ] && exit 0
 

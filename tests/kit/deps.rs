@@ -10,6 +10,10 @@ use tempfile::TempDir;
 
 use crate::programs::{Ended, Program};
 
+/// The version in Cargo.toml.
+const RUST: &str = env!("CARGO_PKG_RUST_VERSION");
+const RUSTUP: &str = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . ~/.cargo/env";
+
 struct Machine {
     path: TempDir,
 }
@@ -136,5 +140,37 @@ fn sudo_is_used_where_it_asks_for_nothing() {
 fn a_missing_toolchain_is_said() {
     let ended = Machine::new(0, &["cargo"]).deps();
     assert_eq!(ended.status.code(), Some(1));
-    assert_eq!(ended.stderr, "A Rust toolchain is missing (cargo is not in PATH): see https://rustup.rs\n");
+    let expected = format!("Rust {RUST} or newer is missing (no cargo in PATH): {RUSTUP}\n");
+    assert_eq!(ended.stderr, expected);
+}
+
+#[test]
+fn a_toolchain_that_is_too_old_is_said() {
+    let minor: u32 = RUST.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("1.N");
+    let cargo = |version: &str| {
+        let machine = Machine::new(0, &["cargo"]);
+        machine.add("cargo", &format!("echo 'cargo {version} (0123abc 2022-01-01)'"));
+        machine
+    };
+    let older = format!("1.{}", minor - 1);
+    for (version, told) in [(format!("{older}.1"), older.as_str()), ("0.99.0".to_owned(), "0.99")] {
+        let machine = cargo(&version);
+        let ended = machine.deps();
+        assert_eq!(ended.status.code(), Some(1), "{version}");
+        let path = machine.path.path().join("cargo");
+        let expected = format!("Rust {RUST} or newer is needed, {} is {told}: {RUSTUP}\n", path.display());
+        assert_eq!(ended.stderr, expected);
+    }
+    for version in [format!("{RUST}.0"), format!("1.{}.0-nightly", minor + 100), "2.0.0".to_owned()] {
+        assert!(cargo(&version).deps().status.success(), "{version}");
+    }
+
+    // Where rustup is at hand, it need not be installed.
+    let machine = cargo("1.63.0");
+    machine.add("rustup", "exit 1");
+    assert!(machine.deps().stderr.ends_with(" is 1.63: rustup update stable && rustup default stable\n"));
+    // A shim of rustup's without a toolchain.
+    let machine = cargo("1.63.0");
+    machine.add("cargo", "exit 1");
+    assert!(machine.deps().stderr.contains(" is of an unknown version: "));
 }

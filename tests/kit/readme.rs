@@ -1,6 +1,8 @@
 //! What the README says about linking is run as it stands there.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +10,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::fixture::{Cache, Files, files};
-use crate::programs::{NOT_FOUND, Program, built, fetch, ok};
+use crate::programs::{NOT_FOUND, Program, built, fetch, ok, program};
 use crate::static_origin::StaticOrigin;
 
 fn root() -> &'static Path {
@@ -105,6 +107,60 @@ fn serves(webproxy: &mut Command, files: &Files) {
         assert!(fetch(port, path) == ok(file), "{path} of {webproxy:?} differs", webproxy = webproxy.pid());
     }
     assert_eq!(fetch(port, "/none"), NOT_FOUND);
+}
+
+/// The two examples, pasted one after the other. The origin and the ports are the only things that are not as they stand
+/// there.
+#[test]
+fn the_examples_of_both_parts_work_as_they_stand() {
+    let here = tempfile::tempdir().expect("a directory");
+    for name in ["README.md", "docs"] {
+        symlink(root().join(name), here.path().join(name)).expect("symlink");
+    }
+    symlink(program("webproxy").parent().expect("a directory"), here.path().join("bin")).expect("symlink");
+    let read = |path: &str| fs::read(root().join(path)).expect(path);
+    let files = ["README.md", "docs/processes.svg"].map(|path| (format!("/{path}"), read(path)));
+    let origin = StaticOrigin::start(Files::from(files));
+    let (origin_line, examples) =
+        (r"python3 -m http.server 8000 --bind 127.0.0.1 &", block("sh example-1") + &block("sh example-2"));
+    assert!(examples.contains(origin_line));
+    let examples = examples.replace(origin_line, "").replace("http://127.0.0.1:8000", origin.url());
+    let examples = examples.replace("25362", &free_port()).replace("25363", &free_port());
+    let mut bash = Command::new("bash");
+    run(bash.current_dir(here.path()).args(["-euc", &examples]).env("XDG_RUNTIME_DIR", here.path()));
+    assert!(read("docs/processes.svg") == fs::read(here.path().join("downloads/1/docs/processes.svg")).expect("it"));
+}
+
+/// A port that nobody has, and which the kernel gives to nobody else soon.
+fn free_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port().to_string()
+}
+
+/// Every variable of the environment that the library reads is in the README, or in the page that it points to.
+#[test]
+fn the_pages_name_every_variable() {
+    let pages = ["README.md", "docs/origin.md", "docs/logging.md"]
+        .map(|page| fs::read_to_string(root().join(page)).expect(page));
+    let mut folders = vec![root().join("src")];
+    let mut names = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("src") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("a source");
+            let quoted = text.split("\"GFPROXY_").skip(1).filter_map(|rest| rest.split_once('"'));
+            names.extend(quoted.map(|(name, _)| format!("GFPROXY_{name}")));
+        }
+    }
+    names.retain(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') && !name.contains("GENERATED"));
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        assert!(pages.iter().any(|page| page.contains(&format!("`{name}`"))), "{name} is on no page");
+    }
 }
 
 /// Every file that these pages link to is there.
