@@ -45,10 +45,12 @@ pub struct Channel {
     pub segment_size: Option<u32>,
     /// Proxies that share one daemon.
     pub proxies: usize,
+    /// Worker threads of each proxy and of the daemon; the defaults where `None`.
+    pub threads: Option<(u32, u32)>,
 }
 
 impl Channel {
-    pub const DEFAULT: Self = Self { segments: None, segment_size: None, proxies: 1 };
+    pub const DEFAULT: Self = Self { segments: None, segment_size: None, proxies: 1, threads: None };
 }
 
 /// Where everything is.
@@ -79,11 +81,12 @@ impl Place {
     /// simplecached with the catalog `locals`, and webproxy in front of it.
     pub fn part2(&self, name: &str, build: &Build, locals: &Path, channel: Channel) -> Result<Server, String> {
         let socket = self.scratch.join(format!("{}-{}.sock", self.log(name), free_port()?));
-        let mut daemon = self.spawn(
-            &format!("{name} simplecached"),
-            &build.programs.join("simplecached_noasan"),
-            &[OsStr::new("-c"), locals.as_os_str(), OsStr::new("-S"), socket.as_os_str()],
-        )?;
+        let threads = |number: Option<u32>| number.into_iter().flat_map(|t| ["-t".to_owned(), t.to_string()]);
+        let mut options =
+            vec!["-c".to_owned(), locals.display().to_string(), "-S".to_owned(), socket.display().to_string()];
+        options.extend(threads(channel.threads.map(|(_, daemon)| daemon)));
+        let program = build.programs.join("simplecached_noasan");
+        let mut daemon = self.spawn(&format!("{name} simplecached"), &program, &options)?;
         daemon.wait_for_file(&socket)?;
         let (mut ports, mut processes) = (Vec::new(), vec![daemon]);
         for proxy in 0..channel.proxies {
@@ -91,6 +94,7 @@ impl Place {
             let mut options = vec!["-p".to_owned(), port.to_string(), "-S".to_owned(), socket.display().to_string()];
             options.extend(channel.segments.into_iter().flat_map(|n| ["-n".to_owned(), n.to_string()]));
             options.extend(channel.segment_size.into_iter().flat_map(|z| ["-z".to_owned(), z.to_string()]));
+            options.extend(threads(channel.threads.map(|(proxy, _)| proxy)));
             let name = format!("{name} webproxy {proxy}");
             processes.push(self.spawn(&name, &build.programs.join("webproxy_noasan"), &options)?);
             ports.push(port);

@@ -47,6 +47,7 @@ pub fn check(cells: &[Cell]) -> Vec<Goal> {
     let provided_bound = format!("{BOUND} (provided gfserver)");
     let segment_size = |server, variant| (BY_SEGMENT_SIZE, server, variant, MB, CLIENTS);
     let catalog = |entries| (BY_CATALOG, PART2, entries, KB, CLIENTS);
+    let stalled = |number| (BY_STALLED, PART2, number, MB, CLIENTS);
     let proxies = |number, size| (BY_PROXIES, PART2, number, size, 64);
 
     vec![
@@ -98,6 +99,13 @@ pub fn check(cells: &[Cell]) -> Vec<Goal> {
             bytes,
             "1 proxy x 64 clients",
             (proxies("64", MB), proxies("1", MB)),
+        ),
+        at_least(
+            0.9,
+            "Part 2, 1 MB, beside a proxy whose 64 clients stall, MB/s",
+            bytes,
+            "beside an idle one",
+            (stalled("64"), stalled("0")),
         ),
     ]
 }

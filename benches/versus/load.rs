@@ -107,6 +107,18 @@ pub fn fetch_once(protocol: Protocol, port: u16, path: &str, file: &Content) -> 
     Client::new(protocol, 0, port, &AtomicU8::new(WARMING_UP)).request(path, file)
 }
 
+/// Clients that ask for a file, read its first byte and then nothing, until they are dropped.
+pub fn stall(protocol: Protocol, port: u16, path: &str, clients: usize) -> Result<Vec<TcpStream>, String> {
+    let phase = AtomicU8::new(WARMING_UP);
+    let stalled = (0..clients).map(|index| {
+        let mut stream = Client::new(protocol, index, port, &phase).connect()?;
+        stream.write_all(&protocol.request(path))?;
+        stream.read_exact(&mut [0])?;
+        Ok(stream)
+    });
+    stalled.collect::<std::io::Result<_>>().map_err(|e| format!("{path}: {e}"))
+}
+
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, LONGEST, 3).expect("bounds that fit together")
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::content::Content;
 use crate::contestants::{Build, Channel, Place, Server};
-use crate::load::{Paths, numbered};
+use crate::load::{self, Paths, numbered};
 use crate::measure::{self, Cell, Entrant, Group, Pace};
 
 pub const KB: u64 = 1 << 10;
@@ -20,6 +20,7 @@ pub const BY_SEGMENT_SIZE: &str = "segment size";
 pub const BY_SEGMENTS: &str = "segments";
 pub const BY_CATALOG: &str = "catalog entries";
 pub const BY_PROXIES: &str = "proxies";
+pub const BY_STALLED: &str = "stalled clients";
 
 /// The contestants, as cells, tables and goals name them.
 pub const PART1: &str = "gfproxy Part 1";
@@ -32,6 +33,9 @@ pub const VARNISH: &str = "Varnish";
 
 /// The clients of every series that is not about their number.
 pub const CLIENTS: usize = 8;
+
+/// Clients of another proxy that read nothing.
+pub const STALLED: usize = 64;
 
 pub const SEGMENT_SIZES: [u32; 5] = [824, 5712, 65_536, 262_144, 524_288];
 const SEGMENTS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
@@ -71,6 +75,7 @@ pub fn run(builds: &[Build], quick: bool) -> Result<Run, String> {
     plan.everyone()?;
     plan.segments().unwrap_or_else(|error| plan.miss(error));
     plan.growth().unwrap_or_else(|error| plan.miss(error));
+    plan.stalled().unwrap_or_else(|error| plan.miss(error));
     Ok(plan.run)
 }
 
@@ -192,7 +197,7 @@ impl<'a> Plan<'a> {
     /// Part 2 by size and by number of its segments, beside the bound.
     fn segments(&mut self) -> Result<(), String> {
         let segment_sizes =
-            SEGMENT_SIZES.map(|size| Channel { segments: Some(8), segment_size: Some(size), proxies: 1 });
+            SEGMENT_SIZES.map(|size| Channel { segments: Some(8), segment_size: Some(size), ..Channel::DEFAULT });
         let numbers = SEGMENTS.map(|number| Channel { segments: Some(number), ..Channel::DEFAULT });
         for build in self.builds {
             let sizes: &[u64] = if self.run.quick { &[MB] } else { &[MB, 16 * MB] };
@@ -279,6 +284,34 @@ impl<'a> Plan<'a> {
             let cells = measure::group(&group, self.pace(size));
             self.record(cells);
         }
+        Ok(())
+    }
+
+    /// What it costs a proxy that clients of another one on the same daemon read nothing.
+    fn stalled(&mut self) -> Result<(), String> {
+        let build = &self.builds[0];
+        let channel = Channel { proxies: 2, threads: Some((STALLED as u32, 4)), ..Channel::DEFAULT };
+        let mut server = self.place.part2(&name(PART2, build), build, &self.locals, channel)?;
+        let other = server.ports.remove(0);
+        let large = self.files.last().expect("files of several sizes");
+        println!("By number of {BY_STALLED} of another proxy");
+        let pace = Pace { rounds: 1, ..self.pace };
+        let mut cells: Vec<Cell> = Vec::new();
+        for round in 0..2 * self.pace.rounds {
+            for (index, count) in [0, STALLED].into_iter().enumerate() {
+                let stalled = load::stall(server.protocol, other, &large.path, count)?;
+                let entrants = vec![Entrant { server: &server, variant: count.to_string() }];
+                let paths = Paths::One(self.file(MB));
+                let group = Group { series: BY_STALLED, paths, size: MB, clients: CLIENTS, entrants };
+                let more = measure::group(&group, pace);
+                match round {
+                    0 => cells.extend(more),
+                    _ => more.into_iter().for_each(|cell| cells[index].join(cell)),
+                }
+                drop(stalled);
+            }
+        }
+        self.record(cells);
         Ok(())
     }
 }

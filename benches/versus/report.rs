@@ -38,13 +38,13 @@ pub fn write(output: &Path, run: &Run, goals: &[Goal]) -> Result<(), String> {
 
 /// The goals as a table that also reads well in a terminal.
 pub fn goals(goals: &[Goal]) -> String {
-    let mut text = format!("\n| {:<51} | {:<21} | {:<13} | {:<8} | met |\n", "goal", "against", "wanted", "measured");
-    text += &format!("|{:-<53}|{:-<23}|{:->14}:|{:->9}:|-----|\n", "", "", "", "");
+    let mut text = format!("\n| {:<57} | {:<21} | {:<13} | {:<8} | met |\n", "goal", "against", "wanted", "measured");
+    text += &format!("|{:-<59}|{:-<23}|{:->14}:|{:->9}:|-----|\n", "", "", "", "");
     for goal in goals {
         let wanted = format!("at {} {:.2}", if goal.at_most { "most" } else { "least" }, goal.wanted);
         let measured = goal.measured.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
         let met = goal.met().map_or("-", |met| if met { "yes" } else { "no" });
-        writeln!(text, "| {:<51} | {:<21} | {wanted:>13} | {measured:>8} | {met:<3} |", goal.what, goal.against)
+        writeln!(text, "| {:<57} | {:<21} | {wanted:>13} | {measured:>8} | {met:<3} |", goal.what, goal.against)
             .expect("a string takes all");
     }
     text
@@ -125,9 +125,11 @@ fn tables(run: &Run, goals_of_run: &[Goal]) -> String {
 
     text += &variants(cells, BY_SEGMENT_SIZE, "By size of the segments (-n 8), MB/s");
     text += "\n![Throughput by size of the segments](performance/by-segment-size.svg)\n";
-    text += &variants(cells, BY_SEGMENTS, "By number of segments (of 256 KB), MB/s");
+    text += &variants(cells, BY_SEGMENTS, "By number of segments (of 512 KB), MB/s");
     text += &variants(cells, BY_CATALOG, "By entries of the catalog, requests/s");
     text += &variants(cells, BY_PROXIES, "By number of proxies on one daemon, 64 clients in all; 1 KB in requests/s");
+    text +=
+        &variants(cells, BY_STALLED, "By number of stalled clients of another proxy on the same daemon (-t 4), MB/s");
     text += &costs(cells, &servers);
     text
 }
