@@ -140,6 +140,20 @@ fn part_1_mains_without_an_origin_answer_error() {
 }
 
 #[test]
+fn a_variable_that_cannot_be_used_is_named() {
+    let kit = kits(Part::Origin).remove(0);
+    let to = tempfile::tempdir().expect("a directory");
+    let main = kit.link(false, to.path());
+    for (name, value) in [("GFPROXY_STALL_MS", "0"), ("GFPROXY_SEGMENTS", "many")] {
+        let mut webproxy = Command::new(&main);
+        let mut webproxy = Program::start(webproxy.args(["-p", "0"]).env(name, value));
+        assert_eq!(fetch(webproxy.port(), "/files/1.bin"), ERROR);
+        let told = webproxy.stop().stderr;
+        assert!(told.contains(&format!("{name}=\"{value}\": ")), "{told}");
+    }
+}
+
+#[test]
 fn part_2_mains_serve_from_the_cache() {
     let cache = Cache::start("simplecached_noasan", &files(&SIZES));
     for kit in kits(Part::Cache) {

@@ -11,7 +11,7 @@ use crate::load::{answers, is_whole, stops, under_load};
 use crate::mains::{Kit, Part, kits};
 use crate::programs::Program;
 
-/// A kit's signal handler that waits for a lock of its own process waits without end.
+/// An AddressSanitizer that reports a fault of the kit's while it looks for leaks at the exit waits for itself without end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
