@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::fixture::{Cache, Files, files};
-use crate::programs::{NOT_FOUND, Program, fetch, ok, program, request};
+use crate::programs::{NOT_FOUND, Program, fetch, ok, program, read_answer, request};
 use crate::static_origin::StaticOrigin;
 
 /// More than the sockets between server and client hold: its transfer is in flight until the client reads.
 const LARGE: usize = 32 << 20;
 const LARGE_PATH: &str = "/files/33554432.bin";
 
-static FILES: LazyLock<Files> = LazyLock::new(|| files(&[1, LARGE]));
+/// Less than that, and more than the client's socket holds: the server's keeps the rest when the handler is done.
+const MEDIUM: usize = 1_000_000;
+
+static FILES: LazyLock<Files> = LazyLock::new(|| files(&[1, MEDIUM, LARGE]));
 static ORIGIN: LazyLock<StaticOrigin> = LazyLock::new(|| StaticOrigin::start(FILES.clone()));
 
 /// Runs `test` with a webproxy of each part, with and without AddressSanitizer, that has these further options.
@@ -97,6 +100,34 @@ fn transfers_beyond_the_limit_are_cut_short() {
         let body = read_body(stream);
         assert!(body.len() < LARGE, "all of it arrived");
         assert!(FILES[LARGE_PATH].starts_with(&body), "what arrived is not the file's beginning");
+    });
+}
+
+/// An answer that the handler has written, and the client not read.
+fn in_the_socket(webproxy: &mut Program) -> TcpStream {
+    let stream = request(webproxy.port(), "/files/1000000.bin");
+    webproxy.until("has written it", |webproxy| webproxy.stderr_so_far().contains(" OK 1000000 B "));
+    stream
+}
+
+#[test]
+fn answers_in_the_socket_are_waited_for() {
+    with_each_webproxy(&["-v", "--drain-ms", "60000"], |mut webproxy| {
+        let stream = in_the_socket(&mut webproxy);
+        webproxy.signal(Signal::SIGTERM);
+        refuses_clients(&mut webproxy);
+        assert!(read_answer(stream) == ok(&FILES["/files/1000000.bin"]), "the file is not whole");
+        assert_eq!(webproxy.wait().status.code(), Some(0));
+    });
+}
+
+#[test]
+fn answers_in_the_socket_are_told_of_at_the_limit() {
+    with_each_webproxy(&["-v", "--drain-ms", "100"], |mut webproxy| {
+        let _stream = in_the_socket(&mut webproxy);
+        let ended = webproxy.stop();
+        assert_eq!(ended.status.code(), Some(0));
+        assert!(ended.stderr.ends_with("] answers that had not arrived after 100 ms: 1\n"), "{}", ended.stderr);
     });
 }
 
