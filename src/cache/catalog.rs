@@ -168,8 +168,13 @@ impl Catalog {
 
     /// The path of an entry that [`Self::find`] gave.
     pub fn path(&self, entry: u32) -> PathBuf {
+        self.base.join(OsStr::from_bytes(self.path_bytes(entry)))
+    }
+
+    /// The same as the locals file has it.
+    pub fn path_bytes(&self, entry: u32) -> &[u8] {
         let entry = &self.entries[entry as usize];
-        self.base.join(OsStr::from_bytes(word(&self.text, entry.path, entry.path_len)))
+        word(&self.text, entry.path, entry.path_len)
     }
 
     /// The number of entries.

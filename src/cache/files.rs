@@ -39,7 +39,8 @@ struct Kept {
 #[derive(Debug)]
 pub struct Files {
     catalog: Catalog,
-    kept: Mutex<LruCache<u32, Kept>>,
+    /// By path, as the catalog has it: many keys may lead to one file.
+    kept: Mutex<LruCache<Box<[u8]>, Kept>>,
     /// Beyond so many open files, those of transfers included, fewer are kept.
     most_open: usize,
     /// One bit an entry: whether the log has been told that it cannot be opened.
@@ -66,7 +67,8 @@ impl Files {
     /// The file behind a key, in the state that it has now.
     pub fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
         let entry = self.catalog.find(key).ok_or(StoreError::NotFound)?;
-        let kept = self.kept.lock().get(&entry).map(|kept| (Arc::clone(&kept.file), kept.checked));
+        let kept =
+            self.kept.lock().get(self.catalog.path_bytes(entry)).map(|kept| (Arc::clone(&kept.file), kept.checked));
         if let Some((file, checked)) = kept
             && let Ok(now) = file.file().metadata()
             && Validator::of(&now) == *file.validator()
@@ -101,7 +103,7 @@ impl Files {
                 Ok(file)
             }
             Err(error) => {
-                self.kept.lock().pop(&entry);
+                self.kept.lock().pop(self.catalog.path_bytes(entry));
                 if !self.mark(entry, true) {
                     warn!("{}: {error}", path.display());
                 }
@@ -116,7 +118,8 @@ impl Files {
 
     fn keep(&self, entry: u32, file: Arc<OpenFile>) {
         // What falls out is closed after the lock, and once no transfer uses it.
-        let _evicted = self.kept.lock().push(entry, Kept { file, checked: Instant::now() });
+        let _evicted =
+            self.kept.lock().push(self.catalog.path_bytes(entry).into(), Kept { file, checked: Instant::now() });
     }
 
     /// Closes the files that were used least recently, until one more fits.
@@ -210,7 +213,8 @@ mod tests {
         for i in 0..10 {
             assert_eq!(read(&files.open(format!("/{i}").as_bytes()).expect("it is there")), i.to_string());
         }
-        assert_eq!(files.kept.lock().iter().map(|(&entry, _)| entry).collect::<Vec<_>>(), [9, 8, 7, 6]);
+        let kept: Vec<_> = files.kept.lock().iter().map(|(path, _)| path.clone()).collect();
+        assert_eq!(kept, ["9", "8", "7", "6"].map(|path| Box::from(path.as_bytes())));
         assert_eq!(Files::with_limit(empty(), 768).kept.lock().cap().get(), 512);
         assert_eq!(Files::with_limit(empty(), 1 << 20).kept.lock().cap().get(), MOST_KEPT);
         assert_eq!(Files::with_limit(empty(), 0).kept.lock().cap().get(), 1);
@@ -233,6 +237,17 @@ mod tests {
             assert_eq!(files.kept.lock().len(), 1);
         }
         assert_eq!(running.iter().map(|file| read(file)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    }
+
+    #[test]
+    fn keys_of_one_path_share_a_descriptor() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("file"), "one").expect("a file");
+        let locals = directory.path().join("locals.txt");
+        fs::write(&locals, "/a file\n/b file\n").expect("locals.txt");
+        let files = Files::with_limit(Catalog::load(&locals, Faults::Refuse).expect("well formed"), 4000);
+        let [a, b] = [b"/a", b"/b"].map(|key| files.open(key).expect("it is there"));
+        assert!(Arc::ptr_eq(&a, &b));
     }
 
     #[test]
