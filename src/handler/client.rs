@@ -1,6 +1,6 @@
 //! A client as a handler sees it: it is sent what it has room for, and waited for as long as it takes something.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
 
@@ -37,18 +37,21 @@ impl<'c> Watched<'c> {
         Self { connection, stall, bytes: 0, resumed: 0 }
     }
 
-    /// Sends of a chunk what the client has room for, or makes room for within `patience`. Returns how many bytes that
-    /// was.
+    /// Sends of a chunk what the client has room for, or makes room for within `patience`, which is for the whole chunk:
+    /// a client that takes it in drips would hold it for long. Returns how many bytes that was.
     pub(super) fn send(&mut self, chunk: Chunk<'_>, patience: Duration) -> Result<usize, ClientGone> {
         let mut sent = 0;
+        let mut since = None;
         while sent < chunk.len() {
-            let room = self.connection.room(chunk.len() - sent, patience);
+            let waited = since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
+            let room = self.connection.room(chunk.len() - sent, patience.saturating_sub(waited));
             if room == 0 {
                 break;
             }
             self.connection.body(chunk.part(sent, room))?;
             sent += room;
             self.bytes += room as u64;
+            since = since.or_else(|| Some(Instant::now()));
         }
         Ok(sent)
     }

@@ -28,8 +28,10 @@ pub(crate) use settings::{Settings, SettingsError};
 /// Below this segment size a file's chunks are held back until they fill TCP segments.
 const CORK_BELOW: u32 = 64 << 10;
 
-/// So long a client may keep a segment waiting. A slower one waits without: a segment serves all clients of the process.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// So long a client may take for a chunk, while nobody else waits for its segment and while somebody does. What is left is
+/// put back, and a slower client waits without a segment: those serve all clients of the process.
+const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE_WANTED: Duration = Duration::from_millis(2);
 
 /// Where a request's file comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,10 +303,11 @@ fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>) -> Outcome {
     }
     transfer.be_prompt();
     loop {
+        let patience = if transfer.is_wanted() { PATIENCE_WANTED } else { PATIENCE };
         match transfer.next_chunk() {
             Ok(Some(chunk)) => {
                 let len = chunk.len();
-                let sent = reply.send(chunk, PATIENCE).and_then(|sent| {
+                let sent = reply.send(chunk, patience).and_then(|sent| {
                     if sent < len {
                         transfer.put_back(len - sent);
                         reply.wait_for_client()?;

@@ -4,10 +4,11 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::{offset_of, size_of};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
 
+use super::send_buffer::SendBuffer;
 use crate::handler::Connection;
 use crate::reply::{Chunk, ClientGone, Reply, Status};
 
@@ -92,67 +93,22 @@ unsafe extern "C" {
 pub(crate) struct ContextReply {
     ctx: *mut GfContext,
     header_sent: bool,
-    /// So many bytes the socket has surely room for.
-    room: usize,
+    buffer: SendBuffer,
 }
-
-/// What the kernel needs beside the bytes of each send, at most, while they wait in the socket's buffer.
-const SEND_OVERHEAD: usize = 2048;
-/// Where there is room at all, there is room for this much.
-const LEAST_ROOM: usize = 1024;
-/// What the buffer of a fresh connection takes without being asked: half of what Linux gives one at first.
-const FIRST_ROOM: usize = 8 << 10;
 
 impl ContextReply {
     /// # Safety
     /// `ctx` is the context that the server gave to the handler that is running on this thread; the value must not
     /// outlive that handler's call.
     pub(crate) unsafe fn new(ctx: *mut GfContext) -> Self {
-        Self { ctx, header_sent: false, room: FIRST_ROOM }
+        // SAFETY: a live context, by the caller's promise.
+        let socket = unsafe { (*ctx).socket };
+        Self { ctx, header_sent: false, buffer: SendBuffer::new(socket) }
     }
 
     fn socket(&self) -> c_int {
         // SAFETY: `new`'s caller promised a live context, which is this thread's alone during the call.
         unsafe { (*self.ctx).socket }
-    }
-
-    /// The bytes that the socket's send buffer may hold and those that it holds now.
-    fn buffer(&self) -> Option<(usize, usize)> {
-        const SO_MEMINFO: c_int = 55;
-        const SNDBUF: usize = 3;
-        const WMEM_QUEUED: usize = 5;
-        let mut values = [0u32; 9];
-        let mut len = size_of_val(&values) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `len` bytes to `values`.
-        let failed = unsafe {
-            libc::getsockopt(self.socket(), libc::SOL_SOCKET, SO_MEMINFO, values.as_mut_ptr().cast(), &raw mut len)
-        };
-        (failed == 0).then_some((values[SNDBUF] as usize, values[WMEM_QUEUED] as usize))
-    }
-
-    /// The bytes that the client has not acknowledged.
-    fn unacknowledged(&self) -> Option<usize> {
-        let mut bytes: c_int = 0;
-        // SAFETY: the kernel writes an int.
-        let failed = unsafe { libc::ioctl(self.socket(), libc::TIOCOUTQ, &raw mut bytes) };
-        if failed == 0 { usize::try_from(bytes).ok() } else { None }
-    }
-
-    /// Waits until the client has made room, has left, or `patience` is over (false).
-    fn wait_for_room(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let ms = c_int::try_from(left.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX);
-            let mut socket = libc::pollfd { fd: self.socket(), events: libc::POLLOUT, revents: 0 };
-            // SAFETY: one valid pollfd on this stack.
-            match unsafe { libc::poll(&raw mut socket, 1, ms) } {
-                0 => return false,
-                -1 if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
-                // An error shows again, and more clearly, when something is sent.
-                _ => return true,
-            }
-        }
     }
 
     /// A failure is ignored: on a socket that is no TCP socket (a test's pair) these options do not exist.
@@ -187,35 +143,11 @@ impl Connection for ContextReply {
     }
 
     fn room(&mut self, len: usize, patience: Duration) -> usize {
-        // Asked again only when what is known is used up: that is not often while chunks are small.
-        if self.room < len + SEND_OVERHEAD {
-            let free = |reply: &Self| reply.buffer().map(|(size, queued)| size.saturating_sub(queued) / 4 * 3);
-            // A kernel that does not tell: then a send may have to wait.
-            let Some(mut room) = free(self) else { return len };
-            if room < len + SEND_OVERHEAD {
-                if !self.wait_for_room(patience) {
-                    return 0;
-                }
-                room = free(self).unwrap_or_default();
-            }
-            self.room = room;
-        }
-        let now = len.min(self.room.saturating_sub(SEND_OVERHEAD).max(LEAST_ROOM));
-        self.room = self.room.saturating_sub(now + SEND_OVERHEAD);
-        now
+        self.buffer.room(len, patience)
     }
 
     fn drains(&self, limit: Duration) -> bool {
-        let mut before = self.unacknowledged();
-        while !self.wait_for_room(limit) {
-            // The kernel wants a third of the buffer free before it calls that room: a slow client is not a stalled one.
-            let now = self.unacknowledged();
-            if now >= before {
-                return false;
-            }
-            before = now;
-        }
-        true
+        self.buffer.drains(limit)
     }
 
     fn header_sent(&self) -> bool {

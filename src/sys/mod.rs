@@ -10,6 +10,7 @@ pub(crate) mod gfserver;
 #[cfg(feature = "gfserver")]
 pub(crate) mod net;
 pub(crate) mod process;
+pub(crate) mod send_buffer;
 pub(crate) mod seqpacket;
 pub(crate) mod unconfirmed;
 pub(crate) mod write;

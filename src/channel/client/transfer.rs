@@ -153,6 +153,14 @@ impl<'a> Transfer<'a> {
         self.prompt = true;
     }
 
+    /// Whether others wait for the transfer's segments, or for its turn.
+    pub fn is_wanted(&self) -> bool {
+        let wanted = |lease: &Lease<'_>| {
+            lease.session.pool.waiters() > 0 || lease.pass.is_some() && self.shared.gate.waiters() > 0
+        };
+        self.lease.as_ref().is_some_and(wanted)
+    }
+
     /// The next bytes of the file; None after the last. They stay until the next are asked for.
     pub fn next_chunk(&mut self) -> Result<Option<Chunk<'_>>, TransferError> {
         if let Some(chunk) = self.held.take() {
