@@ -48,6 +48,8 @@ impl Hostile {
                     peer.shut_down();
                 }));
             }
+            // Those that came while the end began.
+            kept.lock().unwrap().iter().for_each(|peer| peer.shut_down());
             connections.into_iter().for_each(|thread| thread.join().expect("a connection"));
         });
         Self { listener, peers, thread: Some(thread) }
