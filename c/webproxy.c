@@ -47,9 +47,13 @@ static void *end_on_signal(void *unused) {
         shutdown(listener, SHUT_RDWR);
     int left = gfproxy_drain(drain_ms);
     /* Ours gives clients that have their answer 2 s to hang up: whoever does is not reset. */
-    if (left == 0 && listener != NO_SOCKET && own_gfserver && drain_ms > 0)
+    bool ended = left == 0 && listener != NO_SOCKET && own_gfserver && drain_ms > 0;
+    if (ended)
         gfserver_stop(&gfs);
     gfproxy_stop();
+    /* Then main has left gfserver_serve, and ends a process that has no other thread. */
+    if (ended)
+        return NULL;
     if (left > 0) {
         /* Not exit: handlers still run, and must not meet libraries that have cleaned up. */
         fflush(NULL);
@@ -145,7 +149,7 @@ int main(int argc, char **argv) {
     }
     gfserver_serve(&gfs);
 
-    /* Our gfserver returns once its socket is shut down; the signal thread still drains, then exits. */
+    /* Our gfserver returns once its socket is shut down; the signal thread still drains. */
     pthread_join(signal_thread, NULL);
     return EXIT_SUCCESS;
 }

@@ -5,12 +5,14 @@ mod queue;
 
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{env, io};
 
 use env_filter::Filter;
 use jiff::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record, warn};
+use parking_lot::Mutex;
 
 use crate::sys::process::{at_exit, spawn};
 use line::Format;
@@ -26,6 +28,8 @@ struct Logger {
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
+/// The thread that writes.
+static WRITER: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
 
 /// Starts logging, unless the program has a logger of its own. `verbosity` is the number of `-v`; the variable
 /// `GFPROXY_LOG` (`info`, or `gfproxy::channel=debug,warn`) says more precisely what to log, `GFPROXY_LOG_FORMAT` (`text`
@@ -53,11 +57,11 @@ pub(crate) fn start(verbosity: i32) {
         return;
     }
     let writer = spawn("log", || logger.queue.write_to(io::stderr(), |dropped| logger.dropped(dropped)));
-    if let Err(error) = writer {
-        eprintln!("gfproxy: no thread for the log: {error}");
-        return;
+    match writer {
+        Ok(writer) => *WRITER.lock() = Some(writer),
+        Err(error) => return eprintln!("gfproxy: no thread for the log: {error}"),
     }
-    at_exit(flush_at_exit);
+    at_exit(end);
     log::set_max_level(level);
     for complaint in complaints {
         warn!("{complaint}");
@@ -76,8 +80,16 @@ pub(crate) fn dropped() -> u64 {
     LOGGER.get().map_or(0, |logger| logger.queue.lost())
 }
 
-extern "C" fn flush_at_exit() {
-    flush();
+/// The last thing that is logged: the writer writes it and leaves. One that standard error does not let go stays.
+extern "C" fn end() {
+    let Some(logger) = LOGGER.get() else { return };
+    if logger.queue.flush(LAST_LINES)
+        && let Some(writer) = WRITER.lock().take()
+    {
+        logger.queue.end();
+        // A writer that panicked has printed why.
+        let _ = writer.join();
+    }
 }
 
 fn filter(verbosity: i32, complaints: &mut Vec<String>) -> Filter {

@@ -22,6 +22,8 @@ struct Waiting {
     lost: u64,
     /// The writer has lines in its hands.
     writing: bool,
+    /// The writer is to leave once all is written.
+    ended: bool,
 }
 
 #[derive(Debug, Default)]
@@ -49,22 +51,28 @@ impl Queue {
         self.waiting.lock().lost
     }
 
-    /// Waits until all is written that was added before, for as long as `limit`.
-    pub(super) fn flush(&self, limit: Duration) {
+    /// Waits until all is written that was added before, for as long as `limit`. True if it is.
+    pub(super) fn flush(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut waiting = self.waiting.lock();
         while waiting.writing || !waiting.lines.is_empty() {
             if self.written.wait_until(&mut waiting, deadline).timed_out() {
-                return;
+                return false;
             }
         }
+        true
+    }
+
+    /// Lets the writer leave once all is written.
+    pub(super) fn end(&self) {
+        self.waiting.lock().ended = true;
+        self.arrived.notify_one();
     }
 
     /// The writer's thread. `told` makes the line that tells of so many dropped ones.
-    pub(super) fn write_to(&self, mut target: impl Write + AsFd, told: impl Fn(u64) -> Vec<u8>) -> ! {
+    pub(super) fn write_to(&self, mut target: impl Write + AsFd, told: impl Fn(u64) -> Vec<u8>) {
         let mut lines = Vec::new();
-        loop {
-            let dropped = self.take(&mut lines);
+        while let Some(dropped) = self.take(&mut lines) {
             // Lines are dropped after those that wait, never before.
             if dropped > 0 {
                 lines.extend_from_slice(&told(dropped));
@@ -76,17 +84,20 @@ impl Queue {
         }
     }
 
-    /// Waits for lines and takes them all, in exchange for an empty buffer.
-    fn take(&self, empty: &mut Vec<u8>) -> u64 {
+    /// Waits for lines and takes them all, in exchange for an empty buffer. Returns how many were dropped; None at the end.
+    fn take(&self, empty: &mut Vec<u8>) -> Option<u64> {
         let mut waiting = self.waiting.lock();
         waiting.writing = false;
         while waiting.lines.is_empty() {
             self.written.notify_all();
+            if waiting.ended {
+                return None;
+            }
             self.arrived.wait(&mut waiting);
         }
         waiting.writing = true;
         std::mem::swap(&mut waiting.lines, empty);
-        std::mem::take(&mut waiting.dropped)
+        Some(std::mem::take(&mut waiting.dropped))
     }
 }
 
@@ -150,19 +161,31 @@ mod tests {
             queue.add(&line);
         }
         let mut lines = Vec::new();
-        assert_eq!(queue.take(&mut lines), 6);
+        assert_eq!(queue.take(&mut lines), Some(6));
         assert_eq!(lines.len(), MOST_WAITING);
         queue.add(b"again\n");
         lines.clear();
-        assert_eq!(queue.take(&mut lines), 0);
+        assert_eq!(queue.take(&mut lines), Some(0));
         assert_eq!(lines, b"again\n");
     }
 
     #[test]
     fn a_flush_waits_for_what_was_added_but_not_for_ever() {
         let queue = Queue::default();
-        queue.flush(Duration::MAX.min(Duration::from_secs(60)));
+        assert!(queue.flush(Duration::from_secs(60)));
         queue.add(b"nobody writes this\n");
-        queue.flush(Duration::from_millis(1));
+        assert!(!queue.flush(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn at_the_end_the_writer_writes_what_waits_and_leaves() {
+        let queue = Queue::default();
+        queue.add(b"the last line\n");
+        queue.end();
+        let (mut read, write) = io::pipe().expect("a pipe");
+        queue.write_to(write, |_| Vec::new());
+        let mut written = String::new();
+        io::Read::read_to_string(&mut read, &mut written).expect("what the writer wrote");
+        assert_eq!(written, "the last line\n");
     }
 }

@@ -94,6 +94,8 @@ pub(crate) struct ContextReply {
     ctx: *mut GfContext,
     header_sent: bool,
     buffer: SendBuffer,
+    /// Asked for at once: of a client that has left the kernel does not know it any more.
+    peer: Option<SockaddrStorage>,
 }
 
 impl ContextReply {
@@ -103,7 +105,7 @@ impl ContextReply {
     pub(crate) unsafe fn new(ctx: *mut GfContext) -> Self {
         // SAFETY: a live context, by the caller's promise.
         let socket = unsafe { (*ctx).socket };
-        Self { ctx, header_sent: false, buffer: SendBuffer::new(socket) }
+        Self { ctx, header_sent: false, buffer: SendBuffer::new(socket), peer: getpeername(socket).ok() }
     }
 
     fn socket(&self) -> c_int {
@@ -162,7 +164,7 @@ impl Connection for ContextReply {
     }
 
     fn peer(&self) -> String {
-        let Ok(address) = getpeername::<SockaddrStorage>(self.socket()) else { return "-".to_owned() };
+        let Some(address) = &self.peer else { return "-".to_owned() };
         // An IPv4 client of an IPv6 socket is an IPv4 client.
         let v6 = address.as_sockaddr_in6().map(|v6| SocketAddr::new(v6.ip().to_canonical(), v6.port()));
         v6.map_or_else(|| address.to_string(), |address| address.to_string())

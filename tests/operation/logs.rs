@@ -148,4 +148,5 @@ fn a_client_that_leaves_is_logged_with_what_it_got() {
     let line = told.lines().find(|line| line.contains(" /large CUT ")).expect("it was there");
     let sent: usize = line.split(" CUT ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("bytes");
     assert!(sent > 0 && sent < LARGE, "{line}");
+    assert!(line.contains(" 127.0.0.1:"), "{line}");
 }
