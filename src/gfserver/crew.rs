@@ -6,7 +6,9 @@
 //! on duty, and the others rest. That would be wrong of handlers that wait, for a disk, an origin or a slow client:
 //! while many workers are in their handlers, the housekeeper looks now and then whether some of them sleep there, in the
 //! call that they were in at its last look. It takes those off duty, which calls others in, and for a while every call
-//! counts as one that waits. A short sleep is none: a handler that asks another process has one in every call.
+//! counts as one that waits. A short sleep is none: a handler that asks another process has one in every call. But where
+//! many are in their handlers all the time and a processor is idle nevertheless, they wait for something else than each
+//! other, however shortly: then more of them are called in, too.
 
 use std::fs::File;
 use std::io::Read;
@@ -21,6 +23,11 @@ use parking_lot::{Condvar, Mutex};
 const INTERVAL: Duration = Duration::from_millis(2);
 /// For how long, after one was found waiting, every call is expected to.
 const EXPECTATION: Duration = Duration::from_millis(50);
+/// For how long the processors are watched, what part of one must be idle, and for how long every call is then expected
+/// to wait.
+const WINDOW: Duration = Duration::from_millis(100);
+const IDLE: u32 = 5;
+const LONG_EXPECTATION: Duration = Duration::from_secs(1);
 
 pub(super) struct Crew {
     /// As many workers are on duty, those aside whose calls wait.
@@ -89,6 +96,31 @@ pub(super) struct Watch {
     expectation_ends: Option<Instant>,
     /// The states of all calls at the last look.
     seen: Vec<u32>,
+    /// When the processors began to be watched, and how long they had been idle by then.
+    window: Option<(Instant, Duration)>,
+}
+
+impl Watch {
+    /// Whether a processor had little to do for a whole window. `idle` tells how long all have been idle so far.
+    fn is_idle(&mut self, idle: impl FnOnce() -> Option<Duration>, now: Instant) -> bool {
+        if self.window.is_some_and(|(since, _)| now < since + WINDOW) {
+            return false;
+        }
+        let Some(after) = idle() else { return false };
+        let ended = self.window.replace((now, after));
+        ended.is_some_and(|(since, before)| after.saturating_sub(before) * IDLE >= now - since)
+    }
+}
+
+/// How long all processors together have been idle since the system began. None where /proc does not tell.
+pub(super) fn idle_time() -> Option<Duration> {
+    let mut buffer = [0; 256];
+    let length = File::open("/proc/stat").and_then(|mut stat| stat.read(&mut buffer)).ok()?;
+    // "cpu  user nice system idle iowait ...", in ticks of 10 ms: see proc_stat(5).
+    let ticks = |field: &str| field.parse::<u64>().ok();
+    let mut fields = str::from_utf8(&buffer[..length]).ok()?.split_ascii_whitespace().skip(4);
+    let (idle, waiting) = (ticks(fields.next()?)?, ticks(fields.next()?)?);
+    Some(Duration::from_millis((idle + waiting) * 10))
 }
 
 impl Crew {
@@ -175,6 +207,7 @@ impl Crew {
         &self,
         watch: &mut Watch,
         calls: impl Iterator<Item = &'a Calls>,
+        idle: impl FnOnce() -> Option<Duration>,
         now: Instant,
     ) -> Option<Instant> {
         if !self.watched.load(Ordering::SeqCst) {
@@ -186,6 +219,9 @@ impl Crew {
         watch.expectation_ends = watch.expectation_ends.filter(|end| now < *end);
         if self.replace_waiting(&mut watch.seen, calls) {
             watch.expectation_ends = Some(now + EXPECTATION);
+        }
+        if watch.expectation_ends.is_none() && watch.is_idle(idle, now) {
+            watch.expectation_ends = Some(now + LONG_EXPECTATION);
         }
         self.calls_wait.store(watch.expectation_ends.is_some(), Ordering::Relaxed);
         self.watched.store(false, Ordering::SeqCst);
@@ -234,6 +270,11 @@ mod tests {
         (crew, Default::default())
     }
 
+    /// Processors that are never idle.
+    fn busy() -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
     fn called(crew: &Crew) -> usize {
         crew.rest.lock().called
     }
@@ -247,11 +288,11 @@ mod tests {
         assert!(!crew.enter_call(&calls[1]));
         assert!(crew.enter_call(&calls[0]), "all who are on duty are in calls");
         let start = Instant::now();
-        let first = crew.watch(&mut watch, calls.iter(), start).expect("the first look is to come");
+        let first = crew.watch(&mut watch, calls.iter(), busy, start).expect("the first look is to come");
         assert_eq!((first, called(&crew)), (start + INTERVAL, 0));
-        let look = crew.watch(&mut watch, calls.iter(), first).expect("a call may wait");
+        let look = crew.watch(&mut watch, calls.iter(), busy, first).expect("a call may wait");
         assert_eq!((look, called(&crew)), (first + INTERVAL, 0), "a short sleep is no wait");
-        let end = crew.watch(&mut watch, calls.iter(), look).expect("calls wait");
+        let end = crew.watch(&mut watch, calls.iter(), busy, look).expect("calls wait");
         assert_eq!((end, called(&crew)), (look + EXPECTATION, 1));
         // One after another comes in, while calls wait.
         crew.rest.lock().resting = 3;
@@ -259,7 +300,7 @@ mod tests {
         assert_eq!(called(&crew), 2);
         calls[..3].iter().for_each(|calls| crew.leave_call(calls));
         assert!(crew.goes_off_duty() && crew.goes_off_duty() && !crew.goes_off_duty(), "two were called in");
-        assert_eq!(crew.watch(&mut watch, calls.iter(), end), None);
+        assert_eq!(crew.watch(&mut watch, calls.iter(), busy, end), None);
         crew.enter_call(&calls[1]);
         assert_eq!(called(&crew), 2, "calls are expected to be short again");
     }
@@ -274,12 +315,37 @@ mod tests {
         crew.enter_call(&calls[0]);
         crew.enter_call(&calls[1]);
         for _ in 0..6 {
-            let next = crew.watch(&mut watch, calls.iter(), now).expect("still in their calls");
+            let next = crew.watch(&mut watch, calls.iter(), busy, now).expect("still in their calls");
             assert!(next - now <= INTERVAL);
             now = next;
             crew.leave_call(&calls[1]);
             crew.enter_call(&calls[1]);
         }
         assert_eq!(called(&crew), 0);
+    }
+
+    #[test]
+    fn many_short_calls_beside_an_idle_processor_call_others_in() {
+        for (idle, expected) in [(15, 0), (25, 1)] {
+            let (crew, calls) = crew();
+            calls.iter().for_each(Calls::adopt);
+            crew.enter_call(&calls[0]);
+            crew.enter_call(&calls[1]);
+            let (start, mut now) = (Instant::now(), Instant::now());
+            let mut watch = Watch::default();
+            while now - start < 3 * WINDOW {
+                // In percent of one processor.
+                let idle = || Some((now - start) * idle / 100);
+                now = crew.watch(&mut watch, calls.iter(), idle, now).expect("still in their calls");
+            }
+            crew.enter_call(&calls[2]);
+            assert_eq!(called(&crew), expected, "{idle} % idle");
+        }
+    }
+
+    #[test]
+    fn the_system_tells_how_long_it_was_idle() {
+        let before = idle_time().expect("/proc/stat");
+        assert!(idle_time().expect("/proc/stat") >= before);
     }
 }

@@ -10,7 +10,7 @@ use nix::sys::time::TimeSpec;
 
 use super::answer::ERROR_HEADER;
 use super::core::Core;
-use super::crew::Watch;
+use super::crew::{Watch, idle_time};
 use super::instance::Seat;
 use super::parking::{Connection, Wait};
 use super::request::Malformed;
@@ -36,7 +36,7 @@ impl Core {
             } else if self.accept_paused.load(Ordering::Acquire) {
                 resume_at = resume_at.or(Some(now + ACCEPT_PAUSE));
             }
-            let tick_at = self.crew.watch(&mut watch, self.seats.iter().map(Seat::calls), now);
+            let tick_at = self.crew.watch(&mut watch, self.seats.iter().map(Seat::calls), idle_time, now);
             let wake_at = {
                 let mut parked = self.parked.lock();
                 parked.wake_at = parked.connections.next_deadline();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use parking_lot::{Condvar, Mutex};
 
+use crate::origin;
 use crate::sys::unconfirmed;
 
 #[derive(Debug, Default)]
@@ -42,8 +43,9 @@ impl Flow {
         self.state.lock().refusing = true;
     }
 
-    /// Refuses requests from now on and waits for those in flight, then until the clients have what was sent to them.
-    /// Returns how many requests, or else connections, are left at the end of `limit`.
+    /// Refuses requests from now on and waits for those in flight, for requests to the origin whose last reader has left,
+    /// then until the clients have what was sent to them. Returns how many of the first kind that is not done are left at
+    /// the end of `limit`.
     pub(super) fn drain(&self, limit: Duration) -> usize {
         let deadline = Instant::now() + limit;
         let in_flight = {
@@ -55,6 +57,11 @@ impl Flow {
         if in_flight > 0 {
             warn!("transfers cut short after {} ms: {in_flight}", limit.as_millis());
             return in_flight;
+        }
+        let fetches = origin::wait_for_fetches(deadline);
+        if fetches > 0 {
+            warn!("requests to the origin given up after {} ms: {fetches}", limit.as_millis());
+            return fetches;
         }
         // The kernel resets a connection on which a client sends something after the end of the process, or whose last
         // bytes from the client were not read: what is still to be sent is lost then.

@@ -187,8 +187,14 @@ impl Proxy {
     }
 
     /// Closes the channel. Handlers refuse from now on, those of before as well; a later start makes a new proxy.
-    pub(crate) fn stop(&self) {
-        *PROXY.write() = Current::Stopped;
+    pub(crate) fn stop(self: &Arc<Self>) {
+        {
+            let mut current = PROXY.write();
+            // Not one that was started since.
+            if matches!(&*current, Current::Some(proxy) if Arc::ptr_eq(proxy, self)) {
+                *current = Current::Stopped;
+            }
+        }
         self.flow.refuse();
         let exporter = self.exporter.lock().take();
         drop(exporter);
@@ -263,13 +269,7 @@ impl Proxy {
             Ok(mut transfer) => {
                 let cork = client.config().segment_size < CORK_BELOW
                     && transfer.len() > u64::from(client.config().segment_size);
-                if cork {
-                    reply.connection.set_cork(true);
-                }
-                let outcome = relay(&mut transfer, reply);
-                if cork {
-                    reply.connection.set_cork(false);
-                }
+                let outcome = relay(&mut transfer, reply, cork);
                 reply.resumed += transfer.sessions_lost();
                 outcome
             }
@@ -295,14 +295,19 @@ impl Proxy {
     }
 }
 
-/// Sends a whole transfer.
-fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>) -> Outcome {
-    let len = transfer.len();
-    if let Err(gone) = reply.header(Status::Ok, len) {
+/// Sends a whole transfer; with `cork`, in full TCP segments.
+fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>, cork: bool) -> Outcome {
+    let set_cork = |reply: &Watched<'_>, on| {
+        if cork {
+            reply.connection.set_cork(on);
+        }
+    };
+    set_cork(reply, true);
+    if let Err(gone) = reply.header(Status::Ok, transfer.len()) {
         return Outcome::Cut(gone.to_string());
     }
     transfer.be_prompt();
-    loop {
+    let outcome = loop {
         let patience = if transfer.is_wanted() { PATIENCE_WANTED } else { PATIENCE };
         match transfer.next_chunk() {
             Ok(Some(chunk)) => {
@@ -310,18 +315,23 @@ fn relay(transfer: &mut Transfer<'_>, reply: &mut Watched<'_>) -> Outcome {
                 let sent = reply.send(chunk, patience).and_then(|sent| {
                     if sent < len {
                         transfer.put_back(len - sent);
+                        // The client cannot make room by what is held back.
+                        set_cork(reply, false);
                         reply.wait_for_client()?;
+                        set_cork(reply, true);
                     }
                     Ok(())
                 });
                 if let Err(gone) = sent {
-                    return Outcome::Cut(gone.to_string());
+                    break Outcome::Cut(gone.to_string());
                 }
             }
-            Ok(None) => return Outcome::Sent(len),
-            Err(error) => return Outcome::Cut(error.to_string()),
+            Ok(None) => break Outcome::Sent(transfer.len()),
+            Err(error) => break Outcome::Cut(error.to_string()),
         }
-    }
+    };
+    set_cork(reply, false);
+    outcome
 }
 
 #[cfg(test)]

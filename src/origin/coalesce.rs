@@ -12,6 +12,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -59,13 +61,46 @@ impl Origin {
         let (reader, is_first) = self.flights.join_or_begin(path, self.config.spool_ceiling);
         if is_first {
             let fetch = Fetch { origin: Arc::clone(self), path: path.to_owned(), flight: Arc::clone(&reader.flight) };
-            let spawned = spawn("origin-fetch", move || fetch.run());
-            if let Err(error) = spawned {
+            match spawn("origin-fetch", move || fetch.run()) {
+                Ok(thread) => note(thread),
                 // Dropped with its closure, the fetch has told whoever else waits.
-                return Outcome::Failed(format!("no thread to fetch with: {error}"));
+                Err(error) => return Outcome::Failed(format!("no thread to fetch with: {error}")),
             }
         }
         reader.relay(reply)
+    }
+}
+
+/// The threads that fetch. At the end of the process none may be in a library that has cleaned up.
+static FETCHES: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// How often the end looks whether they have ended.
+const LOOK: Duration = Duration::from_millis(5);
+
+fn note(thread: JoinHandle<()>) {
+    let mut fetches = FETCHES.lock();
+    join_ended(&mut fetches);
+    fetches.push(thread);
+}
+
+fn join_ended(fetches: &mut Vec<JoinHandle<()>>) {
+    for thread in fetches.extract_if(.., |thread| thread.is_finished()) {
+        // A thread that panicked has printed why.
+        let _ = thread.join();
+    }
+}
+
+/// Waits for the fetches, which nobody reads any more, to end. Returns how many are left at the deadline.
+pub(crate) fn wait_for_fetches(deadline: Instant) -> usize {
+    loop {
+        let mut fetches = FETCHES.lock();
+        join_ended(&mut fetches);
+        let left = fetches.len();
+        drop(fetches);
+        if left == 0 || Instant::now() >= deadline {
+            return left;
+        }
+        thread::sleep(LOOK);
     }
 }
 

@@ -25,6 +25,7 @@ use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
 use crate::sys::curl::{Easy, Error, Options, Share};
 
 use coalesce::Flights;
+pub(crate) use coalesce::wait_for_fetches;
 pub use config::{Config, ConfigError};
 use repetition::{Reached, Repetition};
 use spool::Budget;

@@ -10,7 +10,7 @@ use gfproxy::cache::{Config, Daemon};
 use gfproxy::channel::{Client, ClientConfig, ServerConfig};
 use proptest::prelude::*;
 
-use crate::channel::{client, config, fetch};
+use crate::channel::{client, config, fetch, read_all};
 use crate::library::Library;
 use crate::pair::{WATCHDOG, until};
 
@@ -49,6 +49,32 @@ fn assert_all_free(client: &Client, segments: u32) {
         let stats = client.stats();
         (stats.free == segments as usize && stats.quarantined == 0).then_some(())
     });
+}
+
+/// Over small segments long transfers take turns; one that does not end its turn, for whatever reason, must not end the
+/// others, however short the wait for an absent daemon is.
+#[test]
+fn who_gets_no_turn_goes_on_without() {
+    let library = Library::new(&[200_000]);
+    let _daemon = daemon(&library, 4);
+    let wait = Duration::from_millis(300);
+    let client = Client::start(ClientConfig { wait, ..config(&library.socket(), 8, 824) }).expect("a client");
+    let key = library.key(0);
+    let mut holder = client.open(key.as_bytes()).expect("it is there");
+    holder.be_prompt();
+    for _ in 0..20 {
+        holder.next_chunk().expect("a chunk");
+    }
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut other = client.open(key.as_bytes()).expect("it is there");
+                other.be_prompt();
+                assert_eq!(read_all(other, &key, library.content(0)), Ok(()));
+            });
+        }
+    });
+    assert!(holder.next_chunk().expect("a chunk").is_some());
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gfproxy::channel::{Client, ClientConfig};
+use gfproxy::channel::{Client, ClientConfig, Transfer};
 
 use crate::library::Library;
 use crate::pair::until;
@@ -22,7 +22,12 @@ pub fn client(socket: &Path, segments: u32, segment_size: u32) -> Client {
 
 /// Fetches `key` and compares it with `expected`.
 pub fn fetch(client: &Client, key: &str, expected: &[u8]) -> Result<(), String> {
-    let mut transfer = client.open(key.as_bytes()).map_err(|e| format!("{key}: {e}"))?;
+    let transfer = client.open(key.as_bytes()).map_err(|e| format!("{key}: {e}"))?;
+    read_all(transfer, key, expected)
+}
+
+/// Reads what is left of a transfer of `key` and compares it with `expected`.
+pub fn read_all(mut transfer: Transfer<'_>, key: &str, expected: &[u8]) -> Result<(), String> {
     if transfer.len() != expected.len() as u64 {
         return Err(format!("{key}: {} bytes announced", transfer.len()));
     }

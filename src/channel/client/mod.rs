@@ -86,7 +86,7 @@ pub struct ClientStats {
     pub free: usize,
     /// Segments that wait for the daemon to let go of them.
     pub quarantined: usize,
-    /// Transfers that wait for a segment now.
+    /// Transfers that wait for a segment, or for their turn, now.
     pub waiting: usize,
 }
 
@@ -162,7 +162,7 @@ impl Client {
             stats.connected = true;
             stats.segments = self.shared.layout.segments as usize;
             (stats.free, stats.quarantined) = session.pool.census(&session.arena);
-            stats.waiting = session.pool.waiters() as usize;
+            stats.waiting = (session.pool.waiters() + self.shared.gate.waiters()) as usize;
         }
         stats
     }

@@ -102,13 +102,17 @@ impl Pool {
     }
 
     /// Up to `most` segments to lend to a transfer, if nobody waits; one stays free for whoever comes next.
-    pub(crate) fn borrow(&self, most: usize) -> Vec<Consumer> {
+    pub(crate) fn borrow(&self, area: &impl Area, most: usize) -> Result<Vec<Consumer>, Violation> {
         let mut state = self.state.lock();
         if !state.queue.is_empty() || state.closed {
-            return Vec::new();
+            return Ok(Vec::new());
+        }
+        // Those of the transfer that streamed before, as a rule.
+        if state.free.len() <= most {
+            state.reap(area)?;
         }
         let keep = state.free.len().saturating_sub(most).max(1).min(state.free.len());
-        state.free.split_off(keep)
+        Ok(state.free.split_off(keep))
     }
 
     /// Takes segments back whose lease has ended.

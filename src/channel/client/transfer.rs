@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::error::{OpenError, TransferError};
-use super::gate::Pass;
+use super::gate::{Gate, Pass};
 use super::pool::NoSegment;
 use super::session::Session;
 use crate::channel::layout::{Kind, MAX_RING, Validator};
@@ -43,9 +43,19 @@ struct Lease<'a> {
     loans: Vec<Consumer>,
     begun: Instant,
     pass: Option<Pass<'a>>,
+    /// The transfer goes on without a pass: it has waited for one long enough, or had to give it up.
+    waived: bool,
     /// A chunk was polled: its file was compared with the transfer's.
     answered: bool,
     ended: bool,
+}
+
+impl Lease<'_> {
+    /// Whether others wait for the pass that this lease has had for long enough.
+    fn turn_is_over(&self, gate: &Gate) -> bool {
+        let waiters = if self.pass.is_some() { gate.waiters() } else { 0 };
+        waiters > 0 && self.begun.elapsed() > TURN.min(ROUND / waiters)
+    }
 }
 
 /// A file on its way. Dropping it before its end lets the daemon know.
@@ -106,10 +116,10 @@ impl<'a> Transfer<'a> {
             prompt: false,
         };
         let wait = shared.config.wait;
-        let deadline = Instant::now() + wait;
+        let mut deadline = Instant::now() + wait;
         let mut attempts = 0;
         loop {
-            match transfer.request(deadline) {
+            match transfer.request(&mut deadline) {
                 Ok(()) => {}
                 // A daemon that comes and goes, or breaks the protocol each time, must not be waited for longer.
                 Err(NoLease::Lost) if Instant::now() < deadline => continue,
@@ -196,10 +206,10 @@ impl<'a> Transfer<'a> {
     /// Gets the next chunk with data, over as many leases and sessions as it takes.
     fn fetch(&mut self) -> Result<Published, TransferError> {
         let wait = self.shared.config.wait;
-        let deadline = Instant::now() + wait;
+        let mut deadline = Instant::now() + wait;
         loop {
             if self.lease.is_none() {
-                match self.request(deadline) {
+                match self.request(&mut deadline) {
                     Ok(()) => {}
                     // A peer that answers and answers but brings nothing must end, too.
                     Err(NoLease::Lost) if Instant::now() < deadline => continue,
@@ -222,20 +232,22 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Begins a lease at `self.at`.
-    fn request(&mut self, deadline: Instant) -> Result<(), NoLease> {
+    /// Begins a lease at `self.at`. What the wait for a pass takes is added to the deadline.
+    fn request(&mut self, deadline: &mut Instant) -> Result<(), NoLease> {
         let mut pass = None;
-        if self.takes_turns() {
-            pass = self.shared.gate.pass(deadline);
-            if pass.is_none() {
-                return Err(NoLease::NoSegment);
-            }
+        let takes_turns = self.takes_turns();
+        if takes_turns {
+            let asked = Instant::now();
+            pass = self.shared.gate.pass(asked + ROUND);
+            // That the others take their turns is no fault of the daemon's.
+            *deadline += asked.elapsed();
         }
-        let Some(session) = self.shared.session(deadline) else {
+        let waived = takes_turns && pass.is_none();
+        let Some(session) = self.shared.session(*deadline) else {
             let stopped = self.shared.state.lock().stopped;
             return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
         };
-        let mut consumer = match session.pool.acquire(&session.arena, deadline) {
+        let mut consumer = match session.pool.acquire(&session.arena, *deadline) {
             Ok(consumer) => consumer,
             Err(NoSegment::Closed) => return Err(NoLease::Lost),
             Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
@@ -247,7 +259,7 @@ impl<'a> Transfer<'a> {
         let lead = consumer.lead();
         let sequence = consumer.begin(session.arena.control(lead));
         let get = Get { lead, sequence, offset: self.at, validator: self.file, key: self.key };
-        if let Err(error) = send(&session, &get, deadline) {
+        if let Err(error) = send(&session, &get, *deadline) {
             if error.kind() == std::io::ErrorKind::TimedOut {
                 session.pool.give_back([consumer]);
                 return Err(NoLease::Unavailable);
@@ -262,7 +274,8 @@ impl<'a> Transfer<'a> {
             self.shared.resumed.fetch_add(1, Ordering::Relaxed);
         }
         let begun = Instant::now();
-        self.lease = Some(Lease { session, consumer, loans: Vec::new(), begun, pass, answered: false, ended: false });
+        self.lease =
+            Some(Lease { session, consumer, loans: Vec::new(), begun, pass, waived, answered: false, ended: false });
         Ok(())
     }
 
@@ -288,6 +301,10 @@ impl<'a> Transfer<'a> {
                 return Step::TimedOut;
             }
             lease.consumer.wait(control, left.min(LOOK));
+            // A file that the daemon cannot read on must not keep the others waiting.
+            if lease.turn_is_over(&self.shared.gate) {
+                (lease.pass, lease.waived) = (None, true);
+            }
         };
         lease.ended = chunk.kind.ends_lease();
         if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
@@ -344,7 +361,11 @@ impl<'a> Transfer<'a> {
         let ring = (IN_FLIGHT / segment_size).clamp(2, MAX_RING as u32);
         let useful = left.div_ceil(u64::from(segment_size)).min(u64::from(ring) - 1);
         let control = session.arena.control(consumer.lead());
-        for loan in session.pool.borrow(useful as usize) {
+        let borrowed = match session.pool.borrow(&session.arena, useful as usize) {
+            Ok(borrowed) => borrowed,
+            Err(violation) => return session.lose(Some(&violation.to_string())),
+        };
+        for loan in borrowed {
             if consumer.can_lend() {
                 consumer.lend(control, loan.lead());
                 loans.push(loan);
@@ -361,14 +382,7 @@ impl<'a> Transfer<'a> {
         if lease.ended {
             return self.leave();
         }
-        let turn_is_over = match &lease.pass {
-            Some(_) => {
-                let waiters = self.shared.gate.waiters();
-                waiters > 0 && lease.begun.elapsed() > TURN.min(ROUND / waiters)
-            }
-            None => takes_turns,
-        };
-        if turn_is_over {
+        if lease.turn_is_over(&self.shared.gate) || takes_turns && lease.pass.is_none() && !lease.waived {
             return self.leave();
         }
         let Lease { session, consumer, loans, .. } = lease;
@@ -386,7 +400,8 @@ impl<'a> Transfer<'a> {
 
     /// Gives the lease's segments back; those of a lease that has not ended only once it has.
     fn leave(&mut self) {
-        let Some(Lease { session, mut consumer, loans, ended, .. }) = self.lease.take() else { return };
+        // The pass goes last: whoever gets it is to find the segments.
+        let Some(Lease { session, mut consumer, loans, ended, pass: _pass, .. }) = self.lease.take() else { return };
         if session.is_lost() {
             return;
         }

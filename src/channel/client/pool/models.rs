@@ -96,7 +96,7 @@ fn a_segment_has_one_owner_and_everybody_gets_one() {
 fn loans_leave_one_for_whoever_comes_next() {
     model(2, |shared| {
         let other = spawn(&shared, Shared::take_and_give_back);
-        let loans = shared.pool.borrow(SEGMENTS);
+        let loans = shared.pool.borrow(&*shared, SEGMENTS).unwrap();
         assert!(loans.len() < SEGMENTS);
         shared.pool.give_back(loans);
         other.join().unwrap();
