@@ -32,6 +32,9 @@ pub enum BindError {
     /// What a service manager handed over cannot be used.
     #[error("the socket of LISTEN_FDS: {0}")]
     Inherit(#[source] io::Error),
+    /// The file beside it, which says whose it is, cannot be had.
+    #[error("{path}: cannot lock {path}.lock: {error}", path = .0.display(), error = .1)]
+    Lock(PathBuf, #[source] io::Error),
     /// Anything else.
     #[error("{path}: {error}", path = .0.display(), error = .1)]
     Io(PathBuf, #[source] io::Error),
@@ -48,7 +51,14 @@ pub(crate) struct BoundSocket {
 #[derive(Debug)]
 struct SocketFiles {
     path: PathBuf,
-    lock_path: PathBuf,
+    /// Dropped after the socket is gone.
+    _lock: LockFile,
+}
+
+/// The lock, and the file that it is on: both go together.
+#[derive(Debug)]
+struct LockFile {
+    path: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -62,11 +72,7 @@ impl BoundSocket {
     /// Takes the lock beside the socket, replaces what a dead owner left, binds and listens, mode 0600.
     pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
         let io_error = |error| BindError::Io(path.to_owned(), error);
-        let mut lock_path = path.as_os_str().to_owned();
-        lock_path.push(".lock");
-        let lock_path = PathBuf::from(lock_path);
-        let lock = take_lock(&lock_path).map_err(|e| BindError::Io(lock_path.clone(), e))?;
-        let lock = lock.ok_or_else(|| BindError::InUse(path.to_owned()))?;
+        let lock = LockFile::beside(path)?;
         match fs::symlink_metadata(path) {
             Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
                 return Err(BindError::NotASocket(path.to_owned()));
@@ -78,7 +84,7 @@ impl BoundSocket {
         }
         let socket = SeqPacket::listen(path).map_err(io_error)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
-        Ok(Self { socket, _files: Some(SocketFiles { path: path.to_owned(), lock_path, _lock: lock }) })
+        Ok(Self { socket, _files: Some(SocketFiles { path: path.to_owned(), _lock: lock }) })
     }
 }
 
@@ -86,7 +92,27 @@ impl Drop for SocketFiles {
     fn drop(&mut self) {
         // Nothing can be done about a file that somebody else removed already.
         let _ = fs::remove_file(&self.path);
-        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+impl LockFile {
+    fn beside(socket: &Path) -> Result<Self, BindError> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        match take_lock(&path) {
+            Ok(Some(lock)) => Ok(Self { path, _lock: lock }),
+            Ok(None) => Err(BindError::InUse(socket.to_owned())),
+            // The directory is missing, for the socket as for the lock.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(BindError::Io(socket.to_owned(), error)),
+            Err(error) => Err(BindError::Lock(socket.to_owned(), error)),
+        }
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 

@@ -60,7 +60,7 @@ mod sync;
 mod wire;
 
 pub use address::{BindError, default_socket};
-pub use client::{Client, ClientConfig, ClientError, ClientStats, OpenError, Transfer, TransferError};
+pub use client::{Absence, Client, ClientConfig, ClientError, ClientStats, OpenError, Transfer, TransferError};
 pub use layout::{LayoutError, MAX_AREA, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE, Validator};
 pub use server::{Server, ServerConfig, ServerError, ServerStats};
 pub use store::{OpenFile, Store, StoreError};

@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Command;
 
 use crate::fixture::{Cache, files};
-use crate::programs::{Program, program};
+use crate::programs::{ERROR, Program, fetch, program};
 
 /// Runs the program, which must fail with one line that contains all of `parts`.
 fn fails(command: &mut Command, parts: &[&str]) {
@@ -73,10 +74,42 @@ fn a_socket_that_cannot_be_had() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("file");
     fs::write(&file, "not a socket").expect("write");
-    for path in ["/nonexistent/socket", &format!("/tmp/{}", "x".repeat(120)), file.to_str().expect("UTF-8")] {
-        fails(&mut run(path), &[path]);
+    let (file, below) = (file.to_str().expect("UTF-8"), directory.path().to_str().expect("UTF-8"));
+    for (path, reason) in [
+        ("/nonexistent/socket", "No such file"),
+        (&format!("{file}/socket"), "Not a directory"),
+        (file, "is not a socket"),
+        (below, "is not a socket"),
+    ] {
+        // The path as it was given, not that of the lock.
+        fails(&mut run(path), &[&format!("simplecached: {path}: "), reason]);
+        assert!(!Path::new(&format!("{path}.lock")).exists(), "{path}.lock was left behind");
     }
-    assert_eq!(fs::read(&file).expect("it is still there"), b"not a socket");
+    assert_eq!(fs::read(file).expect("it is still there"), b"not a socket");
+}
+
+/// The reason is in the log of the request, and where waiting does not help also in that of the start.
+#[test]
+fn a_cache_daemon_that_cannot_be_reached() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    for (socket, reason, at_the_start) in
+        [(path("none"), "No such file", false), (path("."), "it is not a socket", true)]
+    {
+        let mut webproxy = Command::new(program("webproxy"));
+        let mut webproxy = Program::start(
+            webproxy.args(["-p", "0", "--cache-wait-ms", "50", "-S", &socket]).env_remove("GFPROXY_LOG"),
+        );
+        if at_the_start {
+            let words = format!("no cache daemon at {socket}: {reason}");
+            webproxy.until("warns", |webproxy| webproxy.stderr_so_far().contains(&words));
+        }
+        assert_eq!(fetch(webproxy.port(), "/a"), ERROR);
+        let told = webproxy.stop().stderr;
+        let words = format!("no answer from the cache daemon at {socket} within 0.05 s: {reason}");
+        assert!(told.contains(&words), "{told}");
+        assert_eq!(told.lines().count(), if at_the_start { 2 } else { 1 }, "{told}");
+    }
 }
 
 /// The socket file of a daemon that was killed is replaced.

@@ -24,7 +24,7 @@ use super::address::default_socket;
 use super::layout::{Layout, LayoutError, MAX_RING};
 use crate::sys::process::spawn;
 use crate::sys::seqpacket::SeqPacket;
-pub use error::{OpenError, TransferError};
+pub use error::{Absence, OpenError, TransferError};
 use gate::Gate;
 use session::{ConnectError, Greeted, Session};
 pub use transfer::Transfer;
@@ -93,6 +93,8 @@ pub struct ClientStats {
 #[derive(Debug, Default)]
 struct State {
     session: Option<Arc<Session>>,
+    /// Why the last attempt to get one failed, until one succeeds.
+    reason: Option<String>,
     asked: usize,
     stopped: bool,
 }
@@ -216,6 +218,12 @@ impl Shared {
         }
     }
 
+    /// What to tell of a daemon that did not answer in time.
+    fn absence(&self) -> Absence {
+        let reason = self.state.lock().reason.clone();
+        Absence { socket: self.config.socket.clone(), wait: self.config.wait, reason }
+    }
+
     fn poke(&self) {
         // Full only after 2^64 - 1 pokes.
         let _ = self.poke.write(1);
@@ -253,7 +261,8 @@ impl Shared {
                 }
                 Err(_) if self.state.lock().stopped => return,
                 Err(error) => {
-                    let level = if matches!(error, ConnectError::Absent(_)) { Level::Info } else { Level::Warn };
+                    let level = if error.may_pass() { Level::Info } else { Level::Warn };
+                    self.state.lock().reason = Some(error.to_string());
                     tell(&mut told, level, format!("no cache daemon at {}: {error}", self.config.socket.display()));
                 }
             }
@@ -275,6 +284,7 @@ impl Shared {
         let mut state = self.state.lock();
         if !state.stopped {
             state.session = Some(Arc::clone(session));
+            state.reason = None;
             self.changed.notify_all();
         }
         !state.stopped

@@ -1,8 +1,10 @@
 //! One connection to a daemon, with the memory that was made for it. A lost session is never mended: the next one has
 //! fresh memory, since nothing proves that a dead or hung daemon's mapping of the old one is gone.
 
-use std::io;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,10 +54,24 @@ pub(crate) enum ConnectError {
     Memory(#[source] io::Error),
 }
 
+impl ConnectError {
+    /// Whether the start of a daemon mends it.
+    pub(crate) fn may_pass(&self) -> bool {
+        let Self::Absent(error) = self else { return false };
+        !matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotADirectory)
+    }
+}
+
 impl Greeted {
     /// Connects and says HELLO.
     pub(crate) fn connect(path: &Path, layout: Layout, id: u64) -> Result<Self, ConnectError> {
-        let socket = SeqPacket::connect(path).map_err(ConnectError::Absent)?;
+        let socket = SeqPacket::connect(path).map_err(|error| {
+            // The system says "connection refused" of any other file.
+            match fs::metadata(path) {
+                Ok(found) if !found.file_type().is_socket() => ConnectError::Refused("it is not a socket".to_owned()),
+                _ => ConnectError::Absent(error),
+            }
+        })?;
         let peer = socket.peer().map_err(ConnectError::Absent)?;
         let (uid, pid) = (peer.uid(), peer.pid());
         if uid != nix::unistd::geteuid().as_raw() && uid != 0 {

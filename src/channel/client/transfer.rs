@@ -124,7 +124,7 @@ impl<'a> Transfer<'a> {
                 // A daemon that comes and goes, or breaks the protocol each time, must not be waited for longer.
                 Err(NoLease::Lost) if Instant::now() < deadline => continue,
                 Err(NoLease::Stopped) => return Err(OpenError::Stopped),
-                Err(NoLease::Lost | NoLease::Unavailable) => return Err(OpenError::Unavailable(wait)),
+                Err(NoLease::Lost | NoLease::Unavailable) => return Err(OpenError::Unavailable(shared.absence())),
                 Err(NoLease::NoSegment) => return Err(OpenError::NoSegment(wait)),
             }
             match transfer.step(deadline) {
@@ -137,7 +137,7 @@ impl<'a> Transfer<'a> {
                 Step::Refused(Kind::Changed) if attempts < ATTEMPTS => attempts += 1,
                 Step::Refused(_) => return Err(OpenError::Failed),
                 Step::Lost if Instant::now() < deadline => {}
-                Step::Lost | Step::TimedOut => return Err(OpenError::Unavailable(wait)),
+                Step::Lost | Step::TimedOut => return Err(OpenError::Unavailable(shared.absence())),
             }
             transfer.leave();
             // Nothing was delivered: what this answer said of the file binds the next one to nothing.
@@ -213,7 +213,9 @@ impl<'a> Transfer<'a> {
                     Ok(()) => {}
                     // A peer that answers and answers but brings nothing must end, too.
                     Err(NoLease::Lost) if Instant::now() < deadline => continue,
-                    Err(NoLease::Lost | NoLease::Unavailable) => return Err(TransferError::Unavailable(wait)),
+                    Err(NoLease::Lost | NoLease::Unavailable) => {
+                        return Err(TransferError::Unavailable(self.shared.absence()));
+                    }
                     Err(NoLease::Stopped) => return Err(TransferError::Stopped),
                     Err(NoLease::NoSegment) => return Err(TransferError::NoSegment(wait)),
                 }
@@ -224,10 +226,10 @@ impl<'a> Transfer<'a> {
                 Step::Refused(Kind::NotFound | Kind::Changed) => return Err(TransferError::Changed),
                 Step::Refused(_) => return Err(TransferError::Failed),
                 Step::Lost => self.leave(),
-                Step::TimedOut => return Err(TransferError::Unavailable(wait)),
+                Step::TimedOut => return Err(TransferError::Unavailable(self.shared.absence())),
             }
             if Instant::now() >= deadline {
-                return Err(TransferError::Unavailable(wait));
+                return Err(TransferError::Unavailable(self.shared.absence()));
             }
         }
     }

@@ -121,7 +121,7 @@ impl From<ServerError> for shm_channel_error_t {
             ServerError::Bind(BindError::NotASocket(_)) => {
                 system(SHM_CHANNEL_SOCKET, &std::io::Error::from_raw_os_error(libc::ENOTSOCK))
             }
-            ServerError::Bind(BindError::Inherit(reason) | BindError::Io(_, reason)) => {
+            ServerError::Bind(BindError::Inherit(reason) | BindError::Lock(_, reason) | BindError::Io(_, reason)) => {
                 system(SHM_CHANNEL_SOCKET, &reason)
             }
             ServerError::Io(reason) => system(SHM_CHANNEL_SYSTEM, &reason),
