@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
@@ -9,9 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
+use std::thread;
 
 use clap::Parser;
 use gfproxy::getfile::{Client, FetchError};
+use nix::sys::signal::{SigSet, Signal, raise};
+use parking_lot::Mutex;
 use support::{CommonOptions, Run, options};
 use tempfile::NamedTempFile;
 
@@ -28,6 +33,10 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(status) => return status,
     };
+    if let Err(error) = clean_up_on_signals() {
+        support::complain(format_args!("cannot start a thread: {error}"));
+        return ExitCode::FAILURE;
+    }
     let status = Run::prepare(&options.common).and_then(|run| run.execute(download));
     status.unwrap_or_else(|error| {
         support::complain(error);
@@ -58,21 +67,94 @@ fn download(client: &Client, path: &[u8]) -> Result<u64, DownloadError> {
     };
     // An empty file has no bytes that would have created it.
     create_once(&mut part, &target).map_err(write_error)?;
-    part.expect("created above").persist(&target).map_err(|e| write_error(e.error))?;
+    part.expect("created above").persist(&target).map_err(write_error)?;
     Ok(len)
 }
 
-/// The temporary file beside `target`, created at the first use. It is removed when dropped before its time.
-fn create_once<'p>(part: &'p mut Option<NamedTempFile>, target: &Path) -> io::Result<&'p mut NamedTempFile> {
+/// The temporary files that there are now.
+static PARTS: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+
+/// A temporary file, removed when dropped before its time and by a signal that ends the program.
+struct Part(Option<NamedTempFile>);
+
+impl Part {
+    fn create(directory: &Path) -> io::Result<Self> {
+        let mode = Permissions::from_mode(0o666);
+        // Held meanwhile: the end of the program is to find every file that there is, and none is to come after.
+        let mut parts = PARTS.lock();
+        let file =
+            tempfile::Builder::new().prefix(".gfclient-").suffix(".part").permissions(mode).tempfile_in(directory)?;
+        parts.insert(file.path().to_owned());
+        Ok(Self(Some(file)))
+    }
+
+    fn persist(mut self, target: &Path) -> io::Result<()> {
+        let mut parts = PARTS.lock();
+        let file = self.0.take().expect("taken here alone");
+        parts.remove(file.path());
+        file.persist(target).map_err(|e| e.error)?;
+        Ok(())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.as_mut().expect("there until persist").write_all(bytes)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Some(file) = self.0.take() {
+            let mut parts = PARTS.lock();
+            parts.remove(file.path());
+            // While a signal would wait for the lock.
+            drop(file);
+        }
+    }
+}
+
+/// Starts the thread that takes the signals which end programs: it removes the temporary files first.
+fn clean_up_on_signals() -> io::Result<()> {
+    let ignored = ignored_signals();
+    let mut endings = SigSet::empty();
+    // One that nohup(1) or a shell has made ignored stays so.
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        if ignored & 1 << (signal as i32 - 1) == 0 {
+            endings.add(signal);
+        }
+    }
+    // Before any thread starts: all of them inherit this mask.
+    endings.thread_block()?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let Ok(signal) = endings.wait() else { return };
+        // Never released: nobody makes another file, or gives one its name.
+        let parts = PARTS.lock();
+        for part in parts.iter() {
+            // Nobody is left to tell of one that cannot be removed.
+            let _ = fs::remove_file(part);
+        }
+        // The end that the signal has for every other program, which its parent sees.
+        let _ = endings.thread_unblock();
+        let _ = raise(signal);
+    })?;
+    Ok(())
+}
+
+/// The signals that this process ignores, a bit each from signal 1 on.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// The temporary file beside `target`, created at the first use.
+fn create_once<'p>(part: &'p mut Option<Part>, target: &Path) -> io::Result<&'p mut Part> {
     if part.is_none() {
         let directory = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         fs::create_dir_all(directory)?;
-        let mode = Permissions::from_mode(0o666);
-        let mut builder = tempfile::Builder::new();
-        *part = Some(builder.prefix(".gfclient-").suffix(".part").permissions(mode).tempfile_in(directory)?);
+        *part = Some(Part::create(directory)?);
     }
     Ok(part.as_mut().expect("created above"))
 }

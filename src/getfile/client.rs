@@ -35,8 +35,14 @@ pub struct Timeouts {
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No connection was established.
-    #[error("cannot connect: {0}")]
-    Connect(#[source] io::Error),
+    #[error("cannot connect to {server}: {error}")]
+    Connect {
+        /// Host and port, as they were given.
+        server: String,
+        /// What the last attempt met.
+        #[source]
+        error: io::Error,
+    },
     /// The connection failed before the answer's header was complete.
     #[error("no answer: {0}")]
     NoAnswer(Broken),
@@ -87,6 +93,8 @@ pub enum Broken {
 /// A server to fetch files from, one connection a file. Threads may share it.
 #[derive(Debug)]
 pub struct Client {
+    /// Host and port, for messages.
+    server: String,
     addresses: Vec<SocketAddr>,
     timeouts: Timeouts,
     /// When the server was last reached, or when the client was made.
@@ -101,16 +109,18 @@ impl Client {
         if addresses.is_empty() {
             return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
         }
-        Ok(Self { addresses, timeouts, reached: Mutex::new(Instant::now()) })
+        let server = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
+        Ok(Self { server, addresses, timeouts, reached: Mutex::new(Instant::now()) })
     }
 
     /// Fetches one file and gives its bytes to `output` as they arrive. Returns the length of the file, which is the
     /// announced one: anything else is an error.
     pub fn fetch(&self, path: &[u8], mut output: impl FnMut(&[u8]) -> io::Result<()>) -> Result<u64, FetchError> {
-        let mut stream = self.connect().map_err(FetchError::Connect)?;
+        let unreachable = |error| FetchError::Connect { server: self.server.clone(), error };
+        let mut stream = self.connect().map_err(unreachable)?;
         let timeout = Some(self.timeouts.read);
-        stream.set_read_timeout(timeout).map_err(FetchError::Connect)?;
-        stream.set_write_timeout(timeout).map_err(FetchError::Connect)?;
+        stream.set_read_timeout(timeout).map_err(unreachable)?;
+        stream.set_write_timeout(timeout).map_err(unreachable)?;
         stream.write_all(&request(path)).map_err(|e| FetchError::NoAnswer(self.broken(e)))?;
 
         let mut buffer = vec![0; BUFFER];

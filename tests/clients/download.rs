@@ -5,11 +5,17 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::getfile_client::{DOWNLOAD, Ended, directory, names, run};
 use crate::getfile_server::{GetfileServer, Step, file};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket};
+use nix::unistd::Pid;
 
 /// One request for `path` in a fresh directory that is then handed to `check`.
 fn one(server: &GetfileServer, path: &str, options: &[&str], check: impl FnOnce(Ended, &Path)) {
@@ -251,6 +257,43 @@ fn a_file_that_cannot_be_written_fails_by_name_and_the_others_arrive() {
     assert_eq!(names(place.path()), ["f", "good"]);
 }
 
+/// Whatever ends the client, but for SIGKILL, it leaves an older file as it was, and nothing beside it.
+#[test]
+fn a_signal_ends_a_download_without_a_trace() {
+    let part = vec![Step::Send(b"GETFILE OK 100 part".to_vec()), Step::Hold];
+    let server = GetfileServer::start([("/d/file", part)]);
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let place = directory(&[b"/d/file"]);
+        fs::create_dir(place.path().join("d")).unwrap();
+        fs::write(place.path().join("d/file"), "old").unwrap();
+        let mut client = Command::new(DOWNLOAD);
+        client.current_dir(place.path()).args(["-s", "127.0.0.1", "-p", &server.port(), "-t", "4", "-r", "4"]);
+        let mut client = client.spawn().expect(DOWNLOAD);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while names(&place.path().join("d")).len() < 5 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let begun = names(&place.path().join("d"));
+        kill(Pid::from_raw(client.id().cast_signed()), signal).expect("kill");
+        let status = client.wait().expect("wait");
+        assert_eq!(begun.len(), 5, "not all four began: {begun:?}");
+        assert_eq!(status.signal(), Some(signal as i32), "{status}");
+        assert_eq!(names(&place.path().join("d")), ["file"], "{signal}");
+        assert_eq!(fs::read(place.path().join("d/file")).unwrap(), b"old");
+    }
+}
+
+/// As nohup(1) makes it, and a shell without job control for what it starts with `&`.
+#[test]
+fn an_ignored_signal_ends_no_download() {
+    let server = GetfileServer::start([("/a", file(b"a")), ("/b", file(b"b"))]);
+    let place = directory(&[b"/a", b"/b"]);
+    let script = r#"trap '' INT HUP; "$0" "$@" & sleep 0; kill -INT $!; kill -HUP $!; wait $!"#;
+    let arguments = ["-c", script, DOWNLOAD, "-s", "127.0.0.1", "-p", &server.port(), "-r", "1000", "--rounds", "3"];
+    let ended = run("sh", place.path(), &arguments);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+}
+
 #[test]
 fn ipv6_and_names_reach_the_server() {
     let server = GetfileServer::start_on(TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap(), [("/f", file(b"six"))]);
@@ -274,7 +317,8 @@ fn a_server_that_refuses_connections_is_waited_for_so_long_and_not_longer() {
     let arguments = |limit| ["-s", "127.0.0.1", "-p", &port, "-r", "1", "--refused-timeout", limit];
     let ended = run(DOWNLOAD, place.path(), &arguments("0"));
     assert_eq!(ended.status, 1);
-    assert_eq!(ended.one_line(), "gfclient_download: /f: cannot connect: Connection refused (os error 111)");
+    let line = format!("gfclient_download: /f: cannot connect to 127.0.0.1:{port}: Connection refused (os error 111)");
+    assert_eq!(ended.one_line(), line);
 
     std::thread::scope(|scope| {
         let client = scope.spawn(|| run(DOWNLOAD, place.path(), &arguments("60")));
