@@ -1,11 +1,11 @@
 //! What can be set about a proxy, and what the environment says of it.
 
-use std::num::NonZeroU64;
+use std::env;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
-use std::{env, fmt::Display, str::FromStr};
 
-use crate::channel::ClientConfig;
+use crate::channel::{ClientConfig, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE};
 
 /// The settings of a [`super::Proxy`].
 #[derive(Clone, Debug)]
@@ -58,27 +58,28 @@ impl Settings {
             settings.channel.socket = PathBuf::from(socket);
         }
         let channel = &mut settings.channel;
-        if let Some(segments) = read("GFPROXY_SEGMENTS")? {
+        if let Some(segments) = read("GFPROXY_SEGMENTS", 1..=MAX_SEGMENTS)? {
             channel.segments = segments;
         }
-        if let Some(size) = read("GFPROXY_SEGMENT_SIZE")? {
+        if let Some(size) = read("GFPROXY_SEGMENT_SIZE", MIN_SEGMENT_SIZE..=MAX_SEGMENT_SIZE)? {
             channel.segment_size = size;
         }
-        if let Some(ms) = read("GFPROXY_CACHE_WAIT_MS")? {
-            channel.wait = Duration::from_millis(ms);
+        if let Some(ms) = read("GFPROXY_CACHE_WAIT_MS", 0..=u32::MAX)? {
+            channel.wait = Duration::from_millis(ms.into());
         }
-        if let Some(ms) = read::<NonZeroU64>("GFPROXY_STALL_MS")? {
-            settings.stall = Duration::from_millis(ms.get());
+        if let Some(ms) = read("GFPROXY_STALL_MS", 1..=u32::MAX)? {
+            settings.stall = Duration::from_millis(ms.into());
         }
         Ok(settings)
     }
 }
 
-fn read<T: FromStr<Err: Display>>(name: &'static str) -> Result<Option<T>, SettingsError> {
+fn read(name: &'static str, range: RangeInclusive<u32>) -> Result<Option<u32>, SettingsError> {
     let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
-    let value = value.to_string_lossy().into_owned();
-    match value.parse() {
-        Ok(number) => Ok(Some(number)),
-        Err(error) => Err(SettingsError { name, reason: T::Err::to_string(&error), value }),
-    }
+    let number = value.to_str().and_then(|value| value.parse().ok()).filter(|number| range.contains(number));
+    number.map(Some).ok_or_else(|| SettingsError {
+        name,
+        value: value.to_string_lossy().into_owned(),
+        reason: format!("not a number from {} to {}", range.start(), range.end()),
+    })
 }

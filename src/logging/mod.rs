@@ -103,13 +103,32 @@ fn filter(verbosity: i32, complaints: &mut Vec<String>) -> Filter {
     builder.filter_level(level);
     if let Some(filters) = env::var_os("GFPROXY_LOG").filter(|filters| !filters.is_empty()) {
         let filters = filters.to_string_lossy();
-        if let Err(error) = builder.try_parse(&filters) {
-            complaints.push(format!("GFPROXY_LOG={filters:?}: {error}: not used"));
-            builder = env_filter::Builder::new();
-            builder.filter_level(level);
+        match builder.try_parse(&filters) {
+            Ok(_) => complaints.extend(strangers(&filters).map(|name| {
+                format!(
+                    "GFPROXY_LOG={filters:?}: '{name}' is neither a level nor the begin of a target such as gfproxy"
+                )
+            })),
+            Err(error) => {
+                complaints.push(format!("GFPROXY_LOG={filters:?}: {error}: not used"));
+                builder = env_filter::Builder::new();
+                builder.filter_level(level);
+            }
         }
     }
     builder.build()
+}
+
+/// The targets that `filters` names and that no line has. To the filter a level that is misspelt is one of them.
+fn strangers(filters: &str) -> impl Iterator<Item = &str> {
+    const OURS: &str = env!("CARGO_CRATE_NAME");
+    // What follows a slash is a pattern for the text.
+    let names = filters.split('/').next().unwrap_or_default().split(',').filter_map(|filter| {
+        let (name, level) =
+            filter.split_once('=').map_or((filter.trim(), None), |(name, level)| (name.trim(), Some(level)));
+        (level.is_some() || name.parse::<LevelFilter>().is_err()).then_some(name)
+    });
+    names.filter(|name| !OURS.starts_with(name) && !name.starts_with(OURS))
 }
 
 impl Logger {

@@ -144,12 +144,17 @@ fn a_variable_that_cannot_be_used_is_named() {
     let kit = kits(Part::Origin).remove(0);
     let to = tempfile::tempdir().expect("a directory");
     let main = kit.link(false, to.path());
-    for (name, value) in [("GFPROXY_STALL_MS", "0"), ("GFPROXY_SEGMENTS", "many")] {
+    for (name, value, range) in [
+        ("GFPROXY_STALL_MS", "0", "1 to 4294967295"),
+        ("GFPROXY_CACHE_WAIT_MS", "-1", "0 to 4294967295"),
+        ("GFPROXY_SEGMENTS", "many", "1 to 4096"),
+        ("GFPROXY_SEGMENT_SIZE", "823", "824 to 67108864"),
+    ] {
         let mut webproxy = Command::new(&main);
         let mut webproxy = Program::start(webproxy.args(["-p", "0"]).env(name, value));
         assert_eq!(fetch(webproxy.port(), "/files/1.bin"), ERROR);
         let told = webproxy.stop().stderr;
-        assert!(told.contains(&format!("{name}=\"{value}\": ")), "{told}");
+        assert!(told.contains(&format!("{name}=\"{value}\": not a number from {range}\n")), "{told}");
     }
 }
 

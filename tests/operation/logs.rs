@@ -122,6 +122,31 @@ fn what_cannot_be_used_of_the_environment_is_named() {
     );
 }
 
+/// A level that is misspelt is the name of a target to the filter, and one that no line has.
+#[test]
+fn what_nothing_in_the_log_matches_is_named() {
+    for (filters, stranger) in [
+        ("inof", Some("inof")),
+        ("nonsense=debug", Some("nonsense")),
+        ("gfproxy=warn,gfserver=info", Some("gfserver")),
+        ("==", None),
+        ("gfproxy=inof", None),
+    ] {
+        let mut webproxy = proxy(&[]);
+        webproxy.env("GFPROXY_LOG", filters);
+        let told = Pair::start_with(directory(), "/a a\n", daemon(), webproxy).proxy.stop().stderr;
+        let words = stranger.map_or(": not used".to_owned(), |name| format!(": '{name}' is neither a level nor "));
+        assert_eq!(told.lines().count(), 1, "{filters}: {told}");
+        assert!(told.contains(&format!("GFPROXY_LOG={filters:?}: ")) && told.contains(&words), "{filters}: {told}");
+    }
+    for filters in ["warn", "WARN", "gfproxy", "gfproxy::channel=debug, gfproxy::request=off", "error/text", "=info"] {
+        let mut webproxy = proxy(&[]);
+        webproxy.env("GFPROXY_LOG", filters);
+        let told = Pair::start_with(directory(), "/a a\n", daemon(), webproxy).proxy.stop().stderr;
+        assert!(!told.contains("GFPROXY_LOG="), "{filters}: {told}");
+    }
+}
+
 #[test]
 fn a_transfer_that_went_on_with_another_daemon_says_so() {
     let directory = directory();
