@@ -3,6 +3,7 @@
 
 #include "gfserver.h"
 #include "options.h"
+#include "shm_channel.h"
 
 static bool climbs(const char *path) {
     for (const char *dots = strstr(path, ".."); dots != NULL; dots = strstr(dots + 1, ".."))
@@ -53,10 +54,13 @@ static ssize_t handle_with_file(gfcontext_t *ctx, const char *path, void *arg) {
 int main(int argc, char **argv) {
     uint32_t port = 8888, threads = 8;
     const char *path = ".";
+    int32_t verbosity = 0;
     const option_t table[] = {
         {'p', "port", "listen on this port, 0: any free one", NUMBER(&port, 0, 65535)},
         {'t', "thread-count", "worker threads", NUMBER(&threads, 1, 200)},
         {'d', "directory", "serve the files of this directory", TEXT(&path, "PATH")},
+        {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&verbosity)},
+        {'V', "version", "print the version", VERSION},
         {'h', "help", "print this text", HELP},
     };
     options_parse(argc, argv, table, sizeof table / sizeof *table);
@@ -66,6 +70,7 @@ int main(int argc, char **argv) {
         return EXIT_FAILURE;
     }
 
+    shm_channel_log_start(verbosity);
     signal(SIGPIPE, SIG_IGN);
     gfserver_t gfs;
     gfserver_init(&gfs, (int)threads);

@@ -7,6 +7,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "gfproxy.h"
 
 enum { MAX_OPTIONS = 32, USAGE_ERROR = 2 };
 
@@ -14,7 +17,7 @@ enum { MAX_OPTIONS = 32, USAGE_ERROR = 2 };
 #define program program_invocation_short_name
 
 static bool takes_argument(const option_t *option) {
-    return option->kind == OPTION_NUMBER || option->kind == OPTION_TEXT;
+    return option->kind == OPTION_NUMBER || option->kind == OPTION_TEXT || option->kind == OPTION_ADDRESS;
 }
 
 /* "-t (--thread-count)", or the one name that there is. */
@@ -38,29 +41,36 @@ static void usage(const option_t *table, size_t count) {
             snprintf(letter, sizeof letter, "-%c,", option->letter);
         snprintf(names, sizeof names, "--%s %s", option->name,
                  option->kind == OPTION_NUMBER ? "N"
-                 : option->kind == OPTION_TEXT ? option->argument
+                 : takes_argument(option)      ? option->argument
                                                : "");
         printf("  %s %-20s %s", letter, names, option->help);
         if (option->kind == OPTION_NUMBER)
             printf(" [%u; %u to %u]", *option->number, option->min, option->max);
-        else if (option->kind == OPTION_TEXT && *option->text != NULL)
+        else if (takes_argument(option) && *option->text != NULL)
             printf(" [%s]", *option->text);
         putchar('\n');
     }
 }
 
 /* Digits only: strtoull alone would take "-1", " 8" and "+8". */
-static bool parse_number(const char *text, const option_t *option) {
+static bool parse_number(const char *text, uint32_t min, uint32_t max, uint32_t *value) {
     char *end;
 
     if (!isdigit((unsigned char)text[0]))
         return false;
     errno = 0;
     unsigned long long number = strtoull(text, &end, 10);
-    if (errno != 0 || *end != '\0' || number < option->min || number > option->max)
+    if (errno != 0 || *end != '\0' || number < min || number > max)
         return false;
-    *option->number = (uint32_t)number;
+    *value = (uint32_t)number;
     return true;
+}
+
+static bool is_address(const char *text) {
+    const char *colon = strrchr(text, ':');
+    uint32_t port;
+
+    return colon != NULL && colon != text && parse_number(colon + 1, 0, 65535, &port);
 }
 
 void options_refuse(const char *format, ...) {
@@ -79,12 +89,19 @@ static void take(const option_t *option, const char *argument, const option_t *t
         *option->given = true;
     switch (option->kind) {
     case OPTION_NUMBER:
-        if (parse_number(argument, option))
+        if (parse_number(argument, option->min, option->max, option->number))
             return;
         options_refuse("%s: '%s' is not a number from %u to %u", name_of(option), argument, option->min, option->max);
     case OPTION_TEXT:
         if (argument[0] == '\0')
             options_refuse("%s: '' is empty", name_of(option));
+        if (option->max != 0 && strlen(argument) > option->max)
+            options_refuse("%s: '%s' is longer than %u bytes", name_of(option), argument, option->max);
+        *option->text = argument;
+        return;
+    case OPTION_ADDRESS:
+        if (!is_address(argument))
+            options_refuse("%s: '%s' is not HOST:PORT with a port from 0 to 65535", name_of(option), argument);
         *option->text = argument;
         return;
     case OPTION_COUNT:
@@ -92,6 +109,9 @@ static void take(const option_t *option, const char *argument, const option_t *t
         return;
     case OPTION_HELP:
         usage(table, count);
+        exit(EXIT_SUCCESS);
+    case OPTION_VERSION:
+        printf("%s %s\n", program, gfproxy_version());
         exit(EXIT_SUCCESS);
     case OPTION_IGNORED:
         return;

@@ -15,9 +15,10 @@ int main(int argc, char **argv) {
         {'c', "cachedir", "the locals file: a key and a path a line", TEXT(&options.locals, "FILE")},
         {'t', "nthreads", "worker threads", NUMBER(&options.threads, 1, 100)},
         {'d', "delay", "microseconds by which each lookup is delayed", NUMBER(&options.delay_us, 0, 2500000)},
-        {'S', "socket", "command socket to listen on", TEXT(&options.socket, "PATH")},
-        {0, "metrics", "serve Prometheus metrics on this address", TEXT(&options.metrics, "HOST:PORT")},
+        {'S', "socket", "command socket to listen on " DEFAULT_SOCKET, SOCKET_PATH(&options.socket)},
+        {0, "metrics", "serve Prometheus metrics on this address", ADDRESS(&options.metrics)},
         {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&options.verbosity)},
+        {'V', "version", "print the version", VERSION},
         {'h', "help", "print this text", HELP},
         {'i', "hidden", NULL, IGNORED},
     };

@@ -39,6 +39,8 @@ static void *end_on_signal(void *unused) {
     /* From here on a second signal has its default action: it ends the process at once. */
     signal(SIGTERM, SIG_DFL);
     signal(SIGINT, SIG_DFL);
+    if (sigismember(&endings, SIGHUP))
+        signal(SIGHUP, SIG_DFL);
     pthread_sigmask(SIG_UNBLOCK, &endings, NULL);
 
     /* NO_SOCKET: the signal was faster than gfserver_serve, and there are no clients yet. */
@@ -99,13 +101,14 @@ int main(int argc, char **argv) {
          .given = &cache},
         {'z', "segment-size", "bytes in a segment",
          NUMBER(&options.segment_size, GFPROXY_MIN_SEGMENT_SIZE, GFPROXY_MAX_SEGMENT_SIZE), .given = &cache},
-        {'S', "socket", "command socket of simplecached", TEXT(&options.socket, "PATH"), .given = &cache},
+        {'S', "socket", "command socket of simplecached " DEFAULT_SOCKET, SOCKET_PATH(&options.socket), .given = &cache},
         {0, "cache-wait-ms", "how long a request waits for an absent simplecached",
          NUMBER(&options.cache_wait_ms, 0, UINT32_MAX)},
         {0, "stall-ms", "drop a client that does not read for so long", NUMBER(&options.stall_ms, 1, UINT32_MAX)},
         {0, "drain-ms", "on SIGTERM, let transfers run for so long", NUMBER(&drain_ms, 0, UINT32_MAX)},
-        {0, "metrics", "serve Prometheus metrics on this address", TEXT(&options.metrics, "HOST:PORT")},
+        {0, "metrics", "serve Prometheus metrics on this address", ADDRESS(&options.metrics)},
         {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&options.verbosity)},
+        {'V', "version", "print the version", VERSION},
         {'h', "help", "print this text", HELP},
         {0, "listen-port", NULL, NUMBER(&port, 0, 65535)},
         {0, "hidden", NULL, IGNORED},
@@ -119,12 +122,17 @@ int main(int argc, char **argv) {
                                                               : options.cache        ? handle_with_cache_or_curl
                                                                                      : handle_with_curl;
 
+    struct sigaction hangup;
+
     raise_descriptor_limit();
     /* Before any thread starts: all of them inherit this mask, so that only end_on_signal takes these signals. */
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&endings);
     sigaddset(&endings, SIGTERM);
     sigaddset(&endings, SIGINT);
+    /* There is nothing to load again: it is an end, unless nohup(1) or the like wants it ignored. */
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+        sigaddset(&endings, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &endings, NULL);
 
     gfserver_init(&gfs, (int)threads);

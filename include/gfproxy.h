@@ -68,7 +68,9 @@ typedef struct {
    */
   int32_t verbosity;
   /**
-   * Whether to connect to simplecached at once (true); else the first handle_with_cache does.
+   * Whether to connect to simplecached at once (true); else the first handle_with_cache does. Not whether it is asked:
+   * the handler decides that. handle_with_curl alone needs no simplecached; with the other two each request waits
+   * cache_wait_ms for one that is not there, and then fails.
    */
   bool cache;
   /**
@@ -110,6 +112,13 @@ typedef struct {
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
+
+/**
+ * The version of this library, such as "1.2.3": NUL-terminated, never freed.
+ *
+ * Threads: any, at any time; also in a signal handler.
+ */
+const char *gfproxy_version(void);
 
 /**
  * Sets the defaults. NULL does nothing.
@@ -247,13 +256,16 @@ ssize_t handle_with_curl(gfcontext_t *ctx, const char *path, void *arg);
 ssize_t handle_with_cache(gfcontext_t *ctx, const char *path, void *arg);
 
 /**
- * Answers a request with a file from the cache daemon or, where that does not have it, from the origin. Parameters,
- * returns, errors and threads as with handle_with_cache and handle_with_curl.
+ * Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that is
+ * not there has not said that it does not have the file: the request waits for it as with handle_with_cache, then is
+ * GF_ERROR. Parameters, returns, errors and threads as with handle_with_cache and handle_with_curl.
  *
  * # Safety
  * As with handle_with_curl.
  */
-ssize_t handle_with_cache_or_curl(gfcontext_t *ctx, const char *path, void *arg);
+ssize_t handle_with_cache_or_curl(gfcontext_t *ctx,
+                                  const char *path,
+                                  void *arg);
 
 /**
  * Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.

@@ -52,8 +52,9 @@ pub unsafe extern "C" fn handle_with_cache(
     unsafe { handle(Route::Cache, ctx, path, arg) }
 }
 
-/// Answers a request with a file from the cache daemon or, where that does not have it, from the origin. Parameters,
-/// returns, errors and threads as with handle_with_cache and handle_with_curl.
+/// Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that is
+/// not there has not said that it does not have the file: the request waits for it as with handle_with_cache, then is
+/// GF_ERROR. Parameters, returns, errors and threads as with handle_with_cache and handle_with_curl.
 ///
 /// # Safety
 /// As with handle_with_curl.

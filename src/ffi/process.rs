@@ -37,6 +37,19 @@ const _: () = {
     assert!(GFPROXY_MAX_SHARED_SIZE as u64 == channel::MAX_AREA);
 };
 
+/// The version of this library, such as "1.2.3": NUL-terminated, never freed.
+///
+/// Threads: any, at any time; also in a signal handler.
+#[unsafe(no_mangle)]
+pub extern "C" fn gfproxy_version() -> *const c_char {
+    VERSION.as_ptr()
+}
+
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => unreachable!(),
+};
+
 /// How a proxy is set up. Fill it with gfproxy_options_init, then change what you want.
 #[repr(C)]
 #[allow(non_camel_case_types)]
@@ -56,7 +69,9 @@ pub struct gfproxy_options_t {
     pub stall_ms: u32,
     /// 0: log warnings, 1: also each request, 2: debug, 3: trace (0).
     pub verbosity: i32,
-    /// Whether to connect to simplecached at once (true); else the first handle_with_cache does.
+    /// Whether to connect to simplecached at once (true); else the first handle_with_cache does. Not whether it is asked:
+    /// the handler decides that. handle_with_curl alone needs no simplecached; with the other two each request waits
+    /// cache_wait_ms for one that is not there, and then fails.
     pub cache: bool,
     /// The address that serves Prometheus metrics over HTTP, "HOST:PORT", NUL-terminated, or NULL for none.
     pub metrics: *const c_char,

@@ -81,6 +81,7 @@ static void process_functions(void)
     options.origin = "\xff\xfe";
     CHECK(gfproxy_start(&options) == -1);
 
+    CHECK(strchr(gfproxy_version(), '.') != NULL);
     char reason[] = "unchanged";
     CHECK(gfproxy_check_origin("http://127.0.0.1:80/files/", reason, sizeof reason) == 0);
     CHECK(gfproxy_check_origin("127.0.0.1", reason, sizeof reason) == 0);

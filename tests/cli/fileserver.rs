@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::programs::{NOT_FOUND, Program, bytes, fetch, ok, program, request};
+use crate::programs::{NOT_FOUND, Program, built, bytes, fetch, ok, program, request};
 
 fn fileserver(directory: &Path) -> Program {
     let mut command = Command::new(program("fileserver"));
@@ -26,6 +26,19 @@ fn files_of_every_size() {
         fs::write(directory.path().join("sub/file..bin"), &file).expect("write");
         assert!(fetch(port, "/sub/file..bin") == ok(&file), "{size} bytes");
         assert!(fetch(port, "//sub/./file..bin") == ok(&file), "{size} bytes");
+    }
+}
+
+/// Our gfserver tells; a provided one has no log.
+#[test]
+fn the_port_that_was_free_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(program("fileserver"));
+    let mut server = Program::start(command.args(["-v", "-p", "0", "-d"]).arg(directory.path()));
+    let told = format!(":{}\n", server.port());
+    let linked = fs::read_to_string(built("linked-with")).expect("what make wrote");
+    if linked.contains(built("gfserver.o").to_str().expect("UTF-8")) {
+        server.until("tells its port", |server| server.stderr_so_far().ends_with(&told));
     }
 }
 

@@ -77,6 +77,48 @@ fn texts_are_not_empty() {
     refuses("fileserver", &["-d", ""], "-d (--directory): '' is empty");
 }
 
+/// What no socket's address has room for is known before any is made.
+#[test]
+fn paths_of_sockets_have_a_most_length() {
+    let (longest, longer) = (format!("/tmp/{}", "x".repeat(102)), format!("/tmp/{}", "x".repeat(103)));
+    for name in [WEBPROXIES, CACHEDS].concat() {
+        for spelling in ["-S", "--socket"] {
+            refuses(name, &[spelling, &longer], &format!("-S (--socket): '{longer}' is longer than 107 bytes"));
+        }
+        // The next option is what it ends at.
+        refuses(name, &["-S", &longest, "-t", "x"], &refusal_of_threads(name));
+    }
+}
+
+fn refusal_of_threads(name: &str) -> String {
+    let (option, max) = if WEBPROXIES.contains(&name) { ("thread-count", 200) } else { ("nthreads", 100) };
+    format!("-t (--{option}): 'x' is not a number from 1 to {max}")
+}
+
+#[test]
+fn addresses_of_metrics_have_host_and_port() {
+    for name in [WEBPROXIES, CACHEDS].concat() {
+        for address in ["", "9301", "foo", ":9301", "localhost:", "localhost:http", "127.0.0.1:99999", "[::1]"] {
+            let line = format!("--metrics: '{address}' is not HOST:PORT with a port from 0 to 65535");
+            refuses(name, &["--metrics", address], &line);
+        }
+        for address in ["127.0.0.1:0", "[::1]:65535"] {
+            refuses(name, &["--metrics", address, "-t", "x"], &refusal_of_threads(name));
+        }
+    }
+}
+
+#[test]
+fn the_version_is_cargos() {
+    for name in [&WEBPROXIES[..], &CACHEDS, &["fileserver"]].concat() {
+        for spelling in ["-V", "--version"] {
+            let ended = run(name, &[spelling]);
+            assert_eq!(ended.stdout, format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+            assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
+        }
+    }
+}
+
 #[test]
 fn an_address_to_listen_on() {
     for name in WEBPROXIES {
@@ -138,27 +180,33 @@ fn help_names_every_option_with_default_and_range() {
         "  -s, --server URL         base URL of the origin to relay to",
         "  -n, --segment-count N    shared-memory segments [8; 1 to 4096]",
         "  -z, --segment-size N     bytes in a segment [524288; 824 to 67108864]",
-        "  -S, --socket PATH        command socket of simplecached",
+        "  -S, --socket PATH        command socket of simplecached \
+         [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",
         "      --cache-wait-ms N    how long a request waits for an absent simplecached [10000; 0 to 4294967295]",
         "      --stall-ms N         drop a client that does not read for so long [30000; 1 to 4294967295]",
         "      --drain-ms N         on SIGTERM, let transfers run for so long [5000; 0 to 4294967295]",
         "      --metrics HOST:PORT  serve Prometheus metrics on this address",
         "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
+        "  -V, --version            print the version",
         "  -h, --help               print this text",
     ];
     let simplecached = [
         "  -c, --cachedir FILE      the locals file: a key and a path a line [locals.txt]",
         "  -t, --nthreads N         worker threads [8; 1 to 100]",
         "  -d, --delay N            microseconds by which each lookup is delayed [0; 0 to 2500000]",
-        "  -S, --socket PATH        command socket to listen on",
+        "  -S, --socket PATH        command socket to listen on \
+         [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",
         "      --metrics HOST:PORT  serve Prometheus metrics on this address",
         "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
+        "  -V, --version            print the version",
         "  -h, --help               print this text",
     ];
     let fileserver = [
         "  -p, --port N             listen on this port, 0: any free one [8888; 0 to 65535]",
         "  -t, --thread-count N     worker threads [8; 1 to 200]",
         "  -d, --directory PATH     serve the files of this directory [.]",
+        "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
+        "  -V, --version            print the version",
         "  -h, --help               print this text",
     ];
     let all = [

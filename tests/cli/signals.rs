@@ -50,7 +50,7 @@ fn refuses_clients(webproxy: &mut Program) {
 
 #[test]
 fn webproxy_ends_with_status_0() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         with_each_webproxy(&[], |mut webproxy| {
             assert_eq!(fetch(webproxy.port(), "/files/1.bin"), ok(&FILES["/files/1.bin"]));
             webproxy.signal(signal);
@@ -140,6 +140,19 @@ fn a_second_signal_ends_at_once() {
         webproxy.signal(Signal::SIGTERM);
         assert_eq!(webproxy.wait().status.signal(), Some(Signal::SIGTERM as i32));
     });
+}
+
+/// As with nohup(1), which makes it ignored.
+#[test]
+fn an_ignored_hangup_ends_nothing() {
+    let mut nohup = Command::new("nohup");
+    nohup.arg(program("webproxy")).args(["-p", "0", "-s", ORIGIN.url()]);
+    let mut webproxy = Program::start(&mut nohup);
+    let port = webproxy.port();
+    webproxy.signal(Signal::SIGHUP);
+    assert_eq!(fetch(port, "/files/1.bin"), ok(&FILES["/files/1.bin"]));
+    let ended = webproxy.stop();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
 
 /// The signal is there before the program is, so that it is taken at the first moment that it can be.
