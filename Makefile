@@ -2,7 +2,12 @@
 # make KIT=DIR    the same with DIR/gfserver.o and DIR/gfserver_noasan.o instead of our own gfserver
 # make demo       the main job on real files, every byte checked
 # make test       everything that has a test
+# make install    to PREFIX=/usr/local: programs (the _noasan ones, under their plain names), archive, headers, gfproxy.pc
+# make headers    include/gfproxy.h and include/shm_channel.h anew, after a change in src/ffi
+# make check      rustfmt, clippy, and whether the committed headers are what cbindgen makes
 # make bench      gfproxy against its own limit, nginx and Varnish; with KIT=DIR the provided gfserver too, QUICK=1 in 2 minutes
+# make clean      removes what the others made, but for what was installed
+# make help       this text
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -18,6 +23,10 @@ INSTALL ?= install
 
 # A gfserver.o that was dropped into c/ is used like the one of a kit.
 KIT     ?= $(if $(wildcard c/gfserver.o),c)
+ifneq ($(KIT),)
+$(foreach object,gfserver.o gfserver_noasan.o,$(if $(wildcard $(KIT)/$(object)),,\
+    $(error KIT=DIR wants the directory that holds gfserver.o and gfserver_noasan.o: there is no $(KIT)/$(object))))
+endif
 
 STRICT  := -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -Iinclude -MMD -MP
 ASAN    := -fsanitize=address -fno-omit-frame-pointer
@@ -136,6 +145,10 @@ check: deps-build all
 
 headers:
 	GFPROXY_WRITE_HEADERS=1 $(CARGO) build --locked --target-dir $(TARGET)
+
+.PHONY: help
+help:
+	@sed -n '/^[^#]/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: install clean
 install: all

@@ -12,5 +12,6 @@ mod static_origin;
 mod deps;
 mod headers;
 mod mains;
+mod makefile;
 mod readme;
 mod stops;
