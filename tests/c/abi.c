@@ -80,6 +80,11 @@ static void process_functions(void)
     CHECK(gfproxy_start(&options) == -1);
     options.origin = "\xff\xfe";
     CHECK(gfproxy_start(&options) == -1);
+    options.origin = NULL;
+    options.metrics = "nonsense";
+    CHECK(gfproxy_start(&options) == -1);
+    options.metrics = "127.0.0.1:99999";
+    CHECK(gfproxy_start(&options) == -1);
 
     CHECK(strchr(gfproxy_version(), '.') != NULL);
     char reason[] = "unchanged";

@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::programs::{NOT_FOUND, Program, built, bytes, fetch, ok, program, request};
+use crate::programs::{NOT_FOUND, Program, bytes, fetch, has_own_gfserver, ok, program, request};
 
 fn fileserver(directory: &Path) -> Program {
     let mut command = Command::new(program("fileserver"));
@@ -36,8 +36,7 @@ fn the_port_that_was_free_is_told() {
     let mut command = Command::new(program("fileserver"));
     let mut server = Program::start(command.args(["-v", "-p", "0", "-d"]).arg(directory.path()));
     let told = format!(":{}\n", server.port());
-    let linked = fs::read_to_string(built("linked-with")).expect("what make wrote");
-    if linked.contains(built("gfserver.o").to_str().expect("UTF-8")) {
+    if has_own_gfserver() {
         server.until("tells its port", |server| server.stderr_so_far().ends_with(&told));
     }
 }

@@ -1,21 +1,13 @@
 //! The pair under valgrind: no error and nothing lost, after both parts have served and SIGTERM has come.
 
 use std::process::Command;
-use std::{env, fs};
 
 use crate::fixture::{Cache, Files, files};
-use crate::programs::{NOT_FOUND, Program, fetch, program, serves};
+use crate::programs::{NOT_FOUND, Program, fetch, has_own_gfserver, program, serves};
 use crate::static_origin::StaticOrigin;
 
 /// The status of a program in which valgrind found something.
 const FOUND: &str = "99";
-
-/// Whether webproxy has our gfserver.
-fn has_own_gfserver() -> bool {
-    let build = env::var("GFPROXY_BUILD").expect("make test sets it");
-    let linked_with = fs::read_to_string(format!("{build}/linked-with")).expect("make writes it");
-    linked_with.starts_with(&format!("{build}/gfserver.o"))
-}
 
 fn valgrind(name: &str) -> Command {
     let mut command = Command::new("valgrind");

@@ -26,6 +26,12 @@ pub fn built(name: &str) -> PathBuf {
     made("GFPROXY_BUILD", "build", name)
 }
 
+/// Whether the programs are linked with our gfserver, not with a provided one.
+pub fn has_own_gfserver() -> bool {
+    let linked_with = fs::read_to_string(built("linked-with")).expect("what make wrote");
+    linked_with.starts_with(built("gfserver.o").to_str().expect("UTF-8"))
+}
+
 fn made(variable: &str, default: &str, name: &str) -> PathBuf {
     let directory =
         std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(default), PathBuf::from);
