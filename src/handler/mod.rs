@@ -340,15 +340,19 @@ mod tests {
 
     #[test]
     fn what_is_late_does_not_open_the_channel_again() {
-        let proxy = Proxy::new(Settings { cache: false, ..Settings::default() }).expect("settings");
+        let start = || Proxy::start(Settings { cache: false, ..Settings::default() });
+        start().expect("a proxy");
+        let proxy = Proxy::get().expect("the proxy");
         proxy.channel().expect("a client, whose daemon need not be there");
         proxy.stop();
         assert!(matches!(proxy.channel(), Err(StartError::Stopped)));
         assert!(proxy.flow.enter().is_none());
         assert!(matches!(Proxy::get(), Err(StartError::Stopped)));
 
-        Proxy::start(Settings { cache: false, ..Settings::default() }).expect("another proxy");
-        let proxy = Proxy::get().expect("the proxy");
+        start().expect("another proxy");
+        // The first one's, once more.
+        proxy.stop();
+        let proxy = Proxy::get().expect("the other proxy");
         proxy.channel().expect("a client of its own");
         proxy.stop();
     }
