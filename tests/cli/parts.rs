@@ -53,7 +53,8 @@ fn part_2(webproxy: &str, simplecached: &str) {
     let socket = socket.to_str().expect("UTF-8");
     check(webproxy, &["-S", socket]);
     check(webproxy, &["-S", socket, "-n", "1", "-z", "824"]);
-    let ended = cache.into_daemon().stop();
+    let (daemon, _directory) = cache.into_parts();
+    let ended = daemon.stop();
     assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
 }
 

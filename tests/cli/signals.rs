@@ -67,7 +67,7 @@ fn simplecached_ends_with_status_0() {
             let mut cache = Cache::start(name, &FILES);
             let socket = cache.socket();
             cache.daemon().until("listens", |_| socket.exists());
-            let daemon = cache.into_daemon();
+            let (daemon, _directory) = cache.into_parts();
             daemon.signal(signal);
             let ended = daemon.wait();
             assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{name} {signal}");

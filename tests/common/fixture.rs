@@ -51,8 +51,9 @@ impl Cache {
         &mut self.daemon
     }
 
-    pub fn into_daemon(self) -> Program {
-        self.daemon
+    /// The daemon, and the directory, which goes when it is dropped.
+    pub fn into_parts(self) -> (Program, TempDir) {
+        (self.daemon, self.directory)
     }
 }
 
