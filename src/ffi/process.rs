@@ -208,10 +208,11 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
     })
 }
 
-/// Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun, and then until the
-/// other ends of this process's TCP connections have confirmed what was sent to them, so that nothing of an answer is lost
-/// when the process exits; all that for `limit_ms` milliseconds at most. Returns how many requests, or else connections,
-/// are left, which the log tells, too; 0 if no proxy was started.
+/// Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun and for requests to
+/// the origin that nobody waits for any more, and then until the other ends of this process's TCP connections have
+/// confirmed what was sent to them, so that nothing of an answer is lost when the process exits; all that for `limit_ms`
+/// milliseconds at most. Returns how many of the first of these that are not done are left, which the log tells, too; 0 if
+/// no proxy was started.
 ///
 /// Where it is not 0, handlers may still run: then end the process with _exit(2). exit(3) would take down, under their
 /// feet, what libraries such as OpenSSL clean up at the end.
