@@ -111,6 +111,8 @@ mod tests {
         got: Vec<u8>,
         /// So many times it makes room, and then no more.
         drains: Cell<u32>,
+        /// It makes room for one byte a millisecond, for whoever waits.
+        drips: bool,
     }
 
     impl Reply for Narrow {
@@ -134,7 +136,11 @@ mod tests {
 
         fn set_cork(&self, _: bool) {}
 
-        fn room(&mut self, len: usize, _: Duration) -> usize {
+        fn room(&mut self, len: usize, patience: Duration) -> usize {
+            if self.drips && !patience.is_zero() {
+                std::thread::sleep(Duration::from_millis(1));
+                self.room.set(1);
+            }
             len.min(self.room.get())
         }
 
@@ -173,5 +179,13 @@ mod tests {
         let mut watched = Watched::new(&mut client, Duration::ZERO);
         assert_eq!(watched.body(Chunk::from(&file[..])), Err(ClientGone));
         assert_eq!(watched.bytes, 200);
+    }
+
+    #[test]
+    fn a_client_that_takes_a_chunk_in_drips_has_one_patience_for_all_of_it() {
+        let mut client = Narrow { drips: true, ..Narrow::default() };
+        let mut watched = Watched::new(&mut client, Duration::ZERO);
+        let sent = watched.send(Chunk::from(&[7; 1000][..]), Duration::from_millis(20)).expect("it is there");
+        assert!((1..1000).contains(&sent), "{sent}");
     }
 }
