@@ -163,6 +163,12 @@ impl State {
         self.end - pace >= WINDOW as u64
     }
 
+    /// Whether nothing more is to come. A file can be whole before the fetch has ended: somebody may already have all of
+    /// it and ask again, and that asks the origin.
+    fn is_over(&self) -> bool {
+        self.outcome.is_some() || self.length == Some(self.end)
+    }
+
     /// Whether nobody reads. From then on nobody joins, either.
     fn close_if_abandoned(&mut self) -> bool {
         if self.readers.is_empty() {
@@ -279,7 +285,7 @@ impl Reader {
     /// None if the flight is over, or its beginning gone.
     fn join(flight: &Arc<Flight>) -> Option<Self> {
         let mut state = flight.state.lock();
-        if state.outcome.is_some() || state.base > 0 {
+        if state.is_over() || state.base > 0 {
             return None;
         }
         let id = state.next_reader;

@@ -64,3 +64,11 @@ fn beyond_the_ceiling_the_slow_reader_sets_the_pace() {
     }
     assert!(in_memory(&flight.state.lock()).is_some_and(|memory| memory <= WINDOW + CHUNK.len()));
 }
+
+#[test]
+fn nobody_joins_once_the_file_is_whole() {
+    let flight = flight(CHUNK.len() as u64, u64::MAX);
+    let _first = Reader::join(&flight).expect("open");
+    flight.state.lock().append(&CHUNK).expect("room");
+    assert!(Reader::join(&flight).is_none(), "the fetch has still to end, but whoever has the file may ask again");
+}
