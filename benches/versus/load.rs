@@ -18,6 +18,12 @@ use crate::content::{Content, next_random};
 /// What is received at a time: as much as fits into the second-level cache beside what the server uses.
 const BUFFER: usize = 128 * 1024;
 
+/// Byte n of an answer is received at SKEW + n modulo PAGE of a page. Where the kernel copies from is at most a header away from
+/// n, and on some processors copies to a few bytes behind that are many times slower (docs/performance.md): so the length
+/// of a server's header, and what earlier reads happened to bring, would decide how fast its client is.
+const SKEW: usize = PAGE / 2;
+const PAGE: usize = 4096;
+
 /// A server that is silent for so long has failed.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -136,6 +142,8 @@ struct Client<'a> {
     phase: &'a AtomicU8,
     random: u64,
     buffer: Vec<u8>,
+    /// Where in the buffer the first byte of an answer goes.
+    begin: usize,
     seen: Seen,
 }
 
@@ -143,13 +151,15 @@ impl<'a> Client<'a> {
     fn new(protocol: Protocol, index: usize, port: u16, phase: &'a AtomicU8) -> Self {
         // An address of its own for each client, so that ports in TIME_WAIT never run out.
         let host = u8::try_from(index % 250 + 1).expect("below 251");
+        let buffer = vec![0; BUFFER + 3 * PAGE];
         Self {
             protocol,
             source: SocketAddrV4::new([127, 0, 1, host].into(), 0).into(),
             server: SocketAddrV4::new([127, 0, 0, 1].into(), port).into(),
             phase,
             random: index as u64 + 1,
-            buffer: vec![0; BUFFER],
+            begin: buffer.as_ptr().align_offset(PAGE) + SKEW,
+            buffer,
             seen: Seen { requests: 0, bytes: 0, latencies: histogram() },
         }
     }
@@ -174,10 +184,12 @@ impl<'a> Client<'a> {
         let mut stream = self.connect().map_err(|e| failed(&e))?;
         stream.write_all(&self.protocol.request(path)).map_err(|e| failed(&e))?;
         let mut header = HeaderReader::new(self.protocol);
-        let mut body = None;
+        let (mut received, mut body) = (0, None);
         loop {
-            let count = stream.read(&mut self.buffer).map_err(|e| failed(&e))?;
-            let mut piece = &self.buffer[..count];
+            let room = &mut self.buffer[self.begin + received % PAGE..][..BUFFER];
+            let count = stream.read(room).map_err(|e| failed(&e))?;
+            let mut piece = &room[..count];
+            received += count;
             if count == 0 {
                 return Err(failed(&"the server closed the connection too early"));
             }

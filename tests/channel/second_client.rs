@@ -50,7 +50,7 @@ struct Chunk {
 
 impl SecondClient {
     fn area_len(segments: usize, size: usize) -> (usize, usize) {
-        let data = (64 + 256 * segments).next_multiple_of(4096);
+        let data = (64 + 256 * segments).next_multiple_of(4096) + 2048;
         (data, data + segments * size.next_multiple_of(64))
     }
 

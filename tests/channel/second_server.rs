@@ -84,7 +84,7 @@ fn accept(listener: &OwnedFd) -> Session {
     assert_eq!(hello[..12], datagram![MAGIC, 1u16, 0u16, 1u16, 1u16]);
     let (segments, size) = (number(&hello, 12, 4) as usize, number(&hello, 16, 4) as usize);
     assert_eq!(number(&hello, 28, 8), 0, "features");
-    let data = (64 + 256 * segments).next_multiple_of(4096);
+    let data = (64 + 256 * segments).next_multiple_of(4096) + 2048;
     let total = data + segments * size.next_multiple_of(64);
     let memory = descriptors.pop().expect("the area");
     assert!(descriptors.is_empty());
@@ -170,7 +170,7 @@ impl Lease<'_> {
 
     fn publish(&mut self, segment: usize, data: &[u8], kind: u8) {
         let memory = &self.session.memory;
-        let begin = (64 + 256 * self.session.segments).next_multiple_of(4096);
+        let begin = (64 + 256 * self.session.segments).next_multiple_of(4096) + 2048;
         memory.put(begin + segment * self.session.size.next_multiple_of(64), data);
         let at = self.produced as usize % 8;
         self.in_flight[at] = segment;

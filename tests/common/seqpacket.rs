@@ -129,7 +129,7 @@ pub struct Sizes {
 
 impl Sizes {
     fn data_offset(self) -> u64 {
-        (64 + u64::from(self.segments) * 256).next_multiple_of(PAGE)
+        (64 + u64::from(self.segments) * 256).next_multiple_of(PAGE) + PAGE / 2
     }
 
     pub fn total(self) -> u64 {
