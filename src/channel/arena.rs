@@ -14,7 +14,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::layout::{Control, FIRST_SEQUENCE, Header, Layout, MAGIC};
-use super::ring::Area;
+use super::ring::{Area, Run};
 use super::sync::Ordering;
 use super::wire::VERSION;
 use crate::reply::Chunk;
@@ -133,21 +133,21 @@ impl Arena {
         unsafe { self.base.cast().as_ref() }
     }
 
-    /// The first `len` bytes of a segment, for a system call that reads them.
-    pub(crate) fn chunk(&self, segment: u16, len: u32) -> Chunk<'_> {
-        Chunk::from_raw(self.data(segment, len), len as usize)
+    /// The bytes of a run, for a system call that reads them.
+    pub(crate) fn chunk(&self, run: Run) -> Chunk<'_> {
+        Chunk::from_raw(self.data(run), run.len as usize)
     }
 
-    /// Reads up to `len` bytes at `offset` of the file into a segment, with pread(2): the one place where the producer
-    /// writes payload. A page that cannot be had is EFAULT. Short only at the end of the file.
-    pub(crate) fn fill_from(&self, segment: u16, len: u32, file: &File, offset: u64) -> io::Result<u32> {
-        let data = self.data(segment, len);
+    /// Reads the bytes of a run, at `offset` of the file, with pread(2): the one place where the producer writes payload. A
+    /// page that cannot be had is EFAULT. Short only at the end of the file.
+    pub(crate) fn fill(&self, run: Run, file: &File, offset: u64) -> io::Result<u32> {
+        let data = self.data(run);
         let mut filled = 0;
-        while filled < len {
+        while filled < run.len {
             let at = (offset + u64::from(filled)).cast_signed();
-            // SAFETY: `data` has room for `len` bytes (see `data`), and the kernel alone writes them.
-            let got =
-                unsafe { libc::pread(file.as_raw_fd(), data.add(filled as usize).cast(), (len - filled) as usize, at) };
+            let left = (run.len - filled) as usize;
+            // SAFETY: `data` has room for `run.len` bytes (see `data`), and the kernel alone writes them.
+            let got = unsafe { libc::pread(file.as_raw_fd(), data.add(filled as usize).cast(), left, at) };
             match got {
                 0 => break,
                 1.. => filled += got as u32,
@@ -162,10 +162,11 @@ impl Arena {
         Ok(filled)
     }
 
-    fn data(&self, segment: u16, len: u32) -> *mut u8 {
-        assert!(u32::from(segment) < self.layout.segments && len <= self.layout.segment_size);
+    fn data(&self, run: Run) -> *mut u8 {
+        let begin = self.layout.segment_offset(run.first);
+        assert!(u32::from(run.first) < self.layout.segments && begin + u64::from(run.len) <= self.layout.total());
         // SAFETY: within the mapping by the assertion and `Layout`.
-        unsafe { self.base.add(self.layout.segment_offset(segment) as usize) }.as_ptr()
+        unsafe { self.base.add(begin as usize) }.as_ptr()
     }
 }
 

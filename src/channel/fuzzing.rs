@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::layout::{Control, Descriptor, Kind, MAGIC};
-use super::ring::{Consumer, Producer};
+use super::ring::{Consumer, Producer, Run};
 use super::wire::{Get, Hello, HelloReply};
 
 const SEGMENTS: u32 = 9;
@@ -92,12 +92,12 @@ pub(crate) fn producer(bytes: &[u8]) {
             }
             _ => {
                 if let Some(segment) = in_hand.pop() {
-                    producer.publish(segment, 1, Kind::Data);
+                    producer.publish(Run { first: segment, count: 1, len: 1 }, SIZE, Kind::Data);
                 }
             }
         }
     }
-    producer.publish(LEAD, 0, Kind::End);
+    producer.publish(Run { first: LEAD, count: 1, len: 0 }, SIZE, Kind::End);
 }
 
 /// The consumer takes chunks of its ring only, no longer than a segment, whatever the producer writes.
@@ -127,7 +127,7 @@ pub(crate) fn consumer(bytes: &[u8]) {
                         ring = vec![LEAD];
                     } else {
                         let keep = chunk.segment != LEAD && step >= 128;
-                        consumer.release(&control, chunk, keep);
+                        consumer.release(&control, chunk.into(), |_| keep);
                         ring.retain(|&segment| !keep || segment != chunk.segment);
                     }
                 }

@@ -3,7 +3,7 @@
 //! ```text
 //! 0                 Header
 //! 64                Control of segment 0, of segment 1, ... (256 bytes each)
-//! data_offset       segment 0, segment 1, ... (each `stride` bytes apart, `segment_size` of them used)
+//! data_offset       segment 0, segment 1, ... (each `segment_size` bytes, without gaps)
 //! ```
 //!
 //! Nothing here is a pointer or has the size of one. Each word is written by one side; the words of the two sides lie on
@@ -194,19 +194,14 @@ impl Layout {
         (CACHE_LINE + u64::from(self.segments) * size_of::<Control>() as u64).next_multiple_of(PAGE) + SKEW
     }
 
-    /// From one segment's begin to the next one's.
-    pub(crate) fn stride(&self) -> u64 {
-        u64::from(self.segment_size).next_multiple_of(CACHE_LINE)
-    }
-
     /// Where a segment begins.
     pub(crate) fn segment_offset(&self, segment: u16) -> u64 {
-        self.data_offset() + u64::from(segment) * self.stride()
+        self.data_offset() + u64::from(segment) * u64::from(self.segment_size)
     }
 
     /// The exact size of the memory file.
     pub(crate) fn total(&self) -> u64 {
-        self.data_offset() + u64::from(self.segments) * self.stride()
+        self.data_offset() + u64::from(self.segments) * u64::from(self.segment_size)
     }
 }
 

@@ -21,6 +21,7 @@ mod models;
 #[cfg(all(test, not(loom)))]
 mod properties;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::layout::{Control, DESCRIPTORS, Descriptor, Kind, MAX_RING, Validator};
@@ -39,6 +40,33 @@ pub(crate) trait Area {
     fn segment_size(&self) -> u32;
 }
 
+/// Neighbouring segments that are filled, sent and released together: their bytes follow each other in memory. All are full
+/// but the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first: u16,
+    pub(crate) count: u16,
+    /// The bytes of all.
+    pub(crate) len: u32,
+}
+
+/// The most bytes of a run of several segments: enough to make the two system calls cheap beside what they move, and
+/// little enough for the two sides to work at the same time.
+pub(crate) const MAX_RUN: u32 = 32 << 10;
+
+/// Segments below this size are filled and sent faster than a thread falls asleep and wakes up.
+pub(crate) const SMALL: u32 = 64 << 10;
+
+/// How often a side of a ring of several small segments lets other threads run before it sleeps: some 50 us where none
+/// wants to.
+const YIELDS: u32 = if cfg!(loom) { 0 } else { 100 };
+
+impl Run {
+    pub(crate) fn segments(self) -> Range<u16> {
+        self.first..self.first + self.count
+    }
+}
+
 /// A small set of segment indices; never more than a ring holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SegmentList {
@@ -50,11 +78,6 @@ impl SegmentList {
     pub(crate) fn push(&mut self, segment: u16) {
         self.items[self.len] = segment;
         self.len += 1;
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<u16> {
-        self.len = self.len.checked_sub(1)?;
-        Some(self.items[self.len])
     }
 
     pub(crate) fn as_slice(&self) -> &[u16] {
@@ -72,13 +95,34 @@ impl SegmentList {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.len == MAX_RING
+    fn take(&mut self, segment: u16) -> Option<u16> {
+        let is_there = self.contains(segment);
+        self.remove(segment);
+        is_there.then_some(segment)
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether what this ring holds is worth less than a sleep and a wake.
+    fn yields(&self, segment_size: u32) -> bool {
+        self.len > 1 && segment_size < SMALL
+    }
+}
+
+/// Lets other threads run until `is_over`, or says that this has taken long enough.
+fn yield_until(is_over: impl Fn() -> bool) -> bool {
+    (0..YIELDS).any(|_| {
+        is_over() || {
+            std::thread::yield_now();
+            false
+        }
+    })
 }
 
 fn slot(sequence: u32) -> usize {
@@ -150,7 +194,7 @@ impl<'c> Producer<'c> {
         }
         while self.lent != lent {
             let segment = words.lent[self.lent as usize].load(Ordering::Relaxed);
-            if self.ring.is_full() || segment >= segments || self.ring.contains(segment as u16) {
+            if self.ring.len() == MAX_RING || segment >= segments || self.ring.contains(segment as u16) {
                 return Err(Violation("lent"));
             }
             let segment = segment as u16;
@@ -161,9 +205,15 @@ impl<'c> Producer<'c> {
         Ok(())
     }
 
-    /// A segment to fill, if one is free.
+    /// A segment to fill, if one is free. In the order of the area, so that runs of neighbours come about.
     pub(crate) fn take_free(&mut self) -> Option<u16> {
-        self.free.pop()
+        let first = self.free.as_slice().iter().copied().min()?;
+        self.free.take(first)
+    }
+
+    /// The segment behind `segment`, if it is free.
+    pub(crate) fn take_behind(&mut self, segment: u16) -> Option<u16> {
+        self.free.take(segment.checked_add(1)?)
     }
 
     /// Whether the consumer wants no more.
@@ -180,16 +230,23 @@ impl<'c> Producer<'c> {
         words.modified_ns.store(file.modified_ns, Ordering::Relaxed);
     }
 
-    /// Publishes a chunk of `len` bytes in `segment`, which [`Self::take_free`] gave (or the lead and 0 bytes, at an end
-    /// without data), and wakes the consumer if it sleeps and this is worth it.
-    pub(crate) fn publish(&mut self, segment: u16, len: u32, kind: Kind) {
-        let at = slot(self.produced);
-        self.in_flight[at] = segment;
-        let descriptor = Descriptor { len, segment, kind };
-        self.control.descriptors.chunk[at].store(descriptor.to_bits(), Ordering::Relaxed);
-        self.produced = self.produced.wrapping_add(1);
+    /// Publishes a run whose segments [`Self::take_free`] and [`Self::take_behind`] gave (or the lead and 0 bytes, at an end
+    /// without data), one chunk for each segment, and wakes the consumer if it sleeps and this is worth it. `kind` is the
+    /// last chunk's.
+    pub(crate) fn publish(&mut self, run: Run, segment_size: u32, kind: Kind) {
+        let mut left = run.len;
+        for segment in run.segments() {
+            let at = slot(self.produced);
+            let len = left.min(segment_size);
+            left -= len;
+            let kind = if left == 0 { kind } else { Kind::Data };
+            self.in_flight[at] = segment;
+            let descriptor = Descriptor { len, segment, kind };
+            self.control.descriptors.chunk[at].store(descriptor.to_bits(), Ordering::Relaxed);
+            self.produced = self.produced.wrapping_add(1);
+        }
         self.control.producer.produced.store(self.produced, Ordering::Release);
-        self.untold = self.untold.saturating_add(len);
+        self.untold = self.untold.saturating_add(run.len);
         if self.untold >= WAKE_FOR || self.free.is_empty() || kind.ends_lease() {
             self.wake_consumer();
         }
@@ -203,12 +260,16 @@ impl<'c> Producer<'c> {
         }
     }
 
-    /// Sleeps until about half of the ring is released, the lease is cancelled, or `timeout` is over. Half, because each
+    /// Waits until about half of the ring is released, the lease is cancelled, or `timeout` is over. Half, because each
     /// wake costs more than a small chunk.
-    pub(crate) fn wait(&self, timeout: Duration) {
+    pub(crate) fn wait(&self, segment_size: u32, timeout: Duration) {
         let in_flight = self.produced.wrapping_sub(self.consumed);
         let wake_at = self.consumed.wrapping_add(in_flight.div_ceil(2));
         let (mine, theirs) = (&self.control.producer, &self.control.consumer);
+        let is_over = || reached(theirs.consumed.load(Ordering::Relaxed), wake_at) || self.cancelled();
+        if self.ring.yields(segment_size) && yield_until(is_over) {
+            return;
+        }
         mine.wake_at.store(wake_at, Ordering::Relaxed);
         mine.parked.store(1, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -244,6 +305,19 @@ pub(crate) struct Published {
     pub(crate) segment: u16,
     pub(crate) len: u32,
     pub(crate) kind: Kind,
+}
+
+impl Published {
+    /// Whether this is a part of a file, and not only an end.
+    pub(crate) fn has_data(&self) -> bool {
+        self.len > 0 && matches!(self.kind, Kind::Data | Kind::End | Kind::Parked)
+    }
+}
+
+impl From<Published> for Run {
+    fn from(chunk: Published) -> Self {
+        Self { first: chunk.segment, count: 1, len: chunk.len }
+    }
 }
 
 /// The proxy's side of one segment: its place in the sequence survives from lease to lease.
@@ -300,6 +374,25 @@ impl Consumer {
         Ok(Some(Published { segment, len, kind }))
     }
 
+    /// The next chunk, if it is there and its data lie right behind those of `previous`.
+    pub(crate) fn poll_behind(
+        &mut self,
+        control: &Control,
+        segment_size: u32,
+        previous: Published,
+    ) -> Result<Option<Published>, Violation> {
+        if previous.len != segment_size || previous.kind.ends_lease() {
+            return Ok(None);
+        }
+        let next = self.next;
+        let follows = |chunk: &Published| chunk.segment == previous.segment + 1 && chunk.has_data();
+        let chunk = self.poll(control, segment_size)?.filter(follows);
+        if chunk.is_none() {
+            self.next = next;
+        }
+        Ok(chunk)
+    }
+
     /// What the file is; valid once a chunk was polled.
     pub(crate) fn file(&self, control: &Control) -> Validator {
         let words = &control.producer;
@@ -311,9 +404,13 @@ impl Consumer {
         }
     }
 
-    /// Sleeps until a chunk is there, [`dismiss_consumer`] was called, or `timeout` is over.
-    pub(crate) fn wait(&self, control: &Control, timeout: Duration) {
+    /// Waits until a chunk is there, [`dismiss_consumer`] was called, or `timeout` is over.
+    pub(crate) fn wait(&self, control: &Control, segment_size: u32, timeout: Duration) {
         let (mine, theirs) = (&control.consumer, &control.producer);
+        let is_over = || theirs.produced.load(Ordering::Relaxed) != self.next;
+        if self.ring.yields(segment_size) && yield_until(is_over) {
+            return;
+        }
         mine.parked.store(1, Ordering::Release);
         fence(Ordering::SeqCst);
         if theirs.produced.load(Ordering::Relaxed) == self.next {
@@ -322,24 +419,26 @@ impl Consumer {
         mine.parked.store(0, Ordering::Relaxed);
     }
 
-    /// Gives the polled chunk's segment back to the producer, or keeps it (`keep`, never the lead), and wakes the
+    /// Gives the segments of polled chunks back to the producer, but for those to `keep` (never the lead), and wakes the
     /// producer if it sleeps and has waited for this.
-    pub(crate) fn release(&mut self, control: &Control, chunk: Published, keep: bool) {
-        let bit = 1 << slot(self.released);
-        if keep {
-            self.ring.remove(chunk.segment);
-            self.kept |= bit;
-        } else {
-            self.kept &= !bit;
+    pub(crate) fn release(&mut self, control: &Control, run: Run, mut keep: impl FnMut(u16) -> bool) {
+        for segment in run.segments() {
+            let bit = 1 << slot(self.released);
+            if keep(segment) {
+                self.ring.remove(segment);
+                self.kept |= bit;
+            } else {
+                self.kept &= !bit;
+            }
+            self.released = self.released.wrapping_add(1);
         }
-        self.released = self.released.wrapping_add(1);
         control.consumer.kept.store(self.kept, Ordering::Relaxed);
         store_and_wake(control, &control.consumer.consumed, self.released);
     }
 
     /// Whether one more segment can be lent to this lease.
     pub(crate) fn can_lend(&self) -> bool {
-        (self.lent as usize) < MAX_RING - 1 && !self.ring.is_full()
+        (self.lent as usize) < MAX_RING - 1 && self.ring.len() < MAX_RING
     }
 
     /// Adds a segment to the ring. [`Self::can_lend`] said yes.

@@ -51,7 +51,7 @@ struct Chunk {
 impl SecondClient {
     fn area_len(segments: usize, size: usize) -> (usize, usize) {
         let data = (64 + 256 * segments).next_multiple_of(4096) + 2048;
-        (data, data + segments * size.next_multiple_of(64))
+        (data, data + segments * size)
     }
 
     fn connect(path: &Path, segments: usize, size: usize) -> Self {
@@ -123,7 +123,7 @@ impl SecondClient {
 
     fn data(&self, chunk: Chunk) -> Vec<u8> {
         let (data, _) = Self::area_len(self.segments, self.size);
-        self.memory.bytes(data + chunk.segment * self.size.next_multiple_of(64), chunk.len)
+        self.memory.bytes(data + chunk.segment * self.size, chunk.len)
     }
 
     /// Releases the oldest chunk that was taken, and keeps its segment or not.

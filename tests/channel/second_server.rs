@@ -85,7 +85,7 @@ fn accept(listener: &OwnedFd) -> Session {
     let (segments, size) = (number(&hello, 12, 4) as usize, number(&hello, 16, 4) as usize);
     assert_eq!(number(&hello, 28, 8), 0, "features");
     let data = (64 + 256 * segments).next_multiple_of(4096) + 2048;
-    let total = data + segments * size.next_multiple_of(64);
+    let total = data + segments * size;
     let memory = descriptors.pop().expect("the area");
     assert!(descriptors.is_empty());
     assert_eq!(File::from(memory.try_clone().expect("dup")).metadata().expect("fstat").len(), total as u64);
@@ -171,7 +171,7 @@ impl Lease<'_> {
     fn publish(&mut self, segment: usize, data: &[u8], kind: u8) {
         let memory = &self.session.memory;
         let begin = (64 + 256 * self.session.segments).next_multiple_of(4096) + 2048;
-        memory.put(begin + segment * self.session.size.next_multiple_of(64), data);
+        memory.put(begin + segment * self.session.size, data);
         let at = self.produced as usize % 8;
         self.in_flight[at] = segment;
         self.in_loans += u32::from(segment != self.lead);

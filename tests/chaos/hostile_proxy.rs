@@ -154,7 +154,7 @@ fn memory_that_could_hurt_is_refused() {
     ];
     // Where the kernel has huge pages at all. Sealed and of the right size, such a file can still raise SIGBUS.
     let huge = MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB | MFdFlags::MFD_ALLOW_SEALING;
-    let huge_sizes = Sizes { segments: 1, segment_size: (2 << 20) - 4096 };
+    let huge_sizes = Sizes { segments: 1, segment_size: (2 << 20) - 4096 - 2048 };
     match memfd_create(c"huge", huge) {
         Ok(fd) => {
             let area = Area { file: fd.into(), sizes: huge_sizes };

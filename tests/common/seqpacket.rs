@@ -133,12 +133,12 @@ impl Sizes {
     }
 
     pub fn total(self) -> u64 {
-        self.data_offset() + u64::from(self.segments) * u64::from(self.segment_size).next_multiple_of(64)
+        self.data_offset() + u64::from(self.segments) * u64::from(self.segment_size)
     }
 
     /// Where a segment begins.
     pub fn data(self, segment: u32) -> u64 {
-        self.data_offset() + u64::from(segment) * u64::from(self.segment_size).next_multiple_of(64)
+        self.data_offset() + u64::from(segment) * u64::from(self.segment_size)
     }
 
     /// Where the control words of a segment are: the producer's, the descriptors (64 further), the consumer's (128).

@@ -11,7 +11,7 @@ use super::gate::{Gate, Pass};
 use super::pool::NoSegment;
 use super::session::Session;
 use crate::channel::layout::{Kind, MAX_RING, Validator};
-use crate::channel::ring::{Area, Consumer, Published, Violation};
+use crate::channel::ring::{Area, Consumer, MAX_RUN, Published, Run, SMALL, SegmentList, Violation};
 use crate::channel::wire::{Get, MAX_KEY};
 use crate::reply::Chunk;
 
@@ -19,9 +19,7 @@ use crate::reply::Chunk;
 /// in the second-level cache. Two segments at least.
 const IN_FLIGHT: u32 = 512 << 10;
 
-/// Below this segment size the hand-off costs more than the bytes: then transfers with more than so many segments to come
-/// may take turns.
-const SMALL: u32 = 64 << 10;
+/// Transfers with more than so many small segments to come may take turns.
 const LONG: u64 = 8;
 
 /// How long a transfer may hold its segment while others wait for one, and how long all that wait may take together until
@@ -31,6 +29,8 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// After so long a sleeping transfer looks around by itself: a peer may publish and wake nobody.
 const LOOK: Duration = Duration::from_millis(100);
+
+const MISFIT: Violation = Violation("a chunk that does not fit the file");
 
 /// How often a request is made again whose file changed under the first read.
 const ATTEMPTS: u32 = 5;
@@ -70,8 +70,8 @@ pub struct Transfer<'a> {
     lease: Option<Lease<'a>>,
     /// A chunk that came with the answer and was not handed out yet.
     ready: Option<Published>,
-    /// The chunk that the caller has.
-    held: Option<Published>,
+    /// The chunks that the caller has.
+    held: Option<Run>,
     /// That of the last lease: the next one may begin after its loss.
     session: Weak<Session>,
     sessions_lost: u32,
@@ -173,25 +173,63 @@ impl<'a> Transfer<'a> {
 
     /// The next bytes of the file; None after the last. They stay until the next are asked for.
     pub fn next_chunk(&mut self) -> Result<Option<Chunk<'_>>, TransferError> {
-        if let Some(chunk) = self.held.take() {
-            self.release(chunk);
+        if let Some(run) = self.held.take() {
+            self.release(run);
         }
         if self.at == self.len() {
             return Ok(None);
         }
         let chunk = match self.ready.take() {
             Some(chunk) if chunk.len > 0 => chunk,
-            Some(parked) => {
-                self.release(parked);
+            Some(_) => {
+                self.leave();
                 self.fetch()?
             }
             None => self.fetch()?,
         };
         self.at += u64::from(chunk.len);
-        self.held = Some(chunk);
-        self.lend(chunk);
+        let run = self.extend(chunk);
+        self.held = Some(run);
+        self.lend();
         let lease = self.lease.as_ref().expect("a chunk was polled from a lease, which is kept until its release");
-        Ok(Some(lease.session.arena.chunk(chunk.segment, chunk.len)))
+        Ok(Some(lease.session.arena.chunk(run)))
+    }
+
+    /// The run that begins with `chunk`: with it what else is there and follows it in memory.
+    fn extend(&mut self, chunk: Published) -> Run {
+        let lease = self.lease.as_mut().expect("chunks come with a lease");
+        let session = Arc::clone(&lease.session);
+        let (control, segment_size) = (session.arena.control(lease.consumer.lead()), session.arena.segment_size());
+        let (mut run, mut last) = (Run::from(chunk), chunk);
+        while run.len + segment_size <= MAX_RUN {
+            let lease = self.lease.as_mut().expect("as above");
+            match lease.consumer.poll_behind(control, segment_size, last) {
+                Ok(Some(next)) if self.fits(next) => last = next,
+                Ok(None) => break,
+                Ok(Some(_)) => {
+                    session.lose(Some(&MISFIT.to_string()));
+                    break;
+                }
+                Err(violation) => {
+                    session.lose(Some(&violation.to_string()));
+                    break;
+                }
+            }
+            self.at += u64::from(last.len);
+            run.count += 1;
+            run.len += last.len;
+            self.lease.as_mut().expect("as above").ended = last.kind.ends_lease();
+        }
+        run
+    }
+
+    /// Whether a chunk ends where one of its kind may.
+    fn fits(&self, chunk: Published) -> bool {
+        let end = self.at.checked_add(u64::from(chunk.len));
+        match chunk.kind {
+            Kind::End => end == Some(self.len()),
+            _ => end.is_some_and(|end| end < self.len()),
+        }
     }
 
     /// Gives the last `unused` bytes of the chunk and all segments back, for whoever can use them while the caller cannot.
@@ -222,7 +260,7 @@ impl<'a> Transfer<'a> {
             }
             match self.step(deadline) {
                 Step::Chunk(chunk) if chunk.len > 0 => return Ok(chunk),
-                Step::Chunk(parked) => self.release(parked),
+                Step::Chunk(_) => self.leave(),
                 Step::Refused(Kind::NotFound | Kind::Changed) => return Err(TransferError::Changed),
                 Step::Refused(_) => return Err(TransferError::Failed),
                 Step::Lost => self.leave(),
@@ -302,7 +340,7 @@ impl<'a> Transfer<'a> {
             if left.is_zero() {
                 return Step::TimedOut;
             }
-            lease.consumer.wait(control, left.min(LOOK));
+            lease.consumer.wait(control, session.arena.segment_size(), left.min(LOOK));
             // A file that the daemon cannot read on must not keep the others waiting.
             if lease.turn_is_over(&self.shared.gate) {
                 (lease.pass, lease.waived) = (None, true);
@@ -323,15 +361,10 @@ impl<'a> Transfer<'a> {
             }
             self.file = Some(file);
         }
-        let end = self.at.checked_add(u64::from(chunk.len));
-        let fits = match chunk.kind {
-            Kind::End => end == Some(self.len()),
-            _ => end.is_some_and(|end| end < self.len()),
-        };
-        if fits {
+        if self.fits(chunk) {
             Step::Chunk(chunk)
         } else {
-            session.lose(Some(&Violation("a chunk that does not fit the file").to_string()));
+            session.lose(Some(&MISFIT.to_string()));
             Step::Lost
         }
     }
@@ -345,7 +378,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Lends idle segments to a lease that has more to bring than fits its own.
-    fn lend(&mut self, chunk: Published) {
+    fn lend(&mut self) {
         let left = self.len() - self.at;
         let takes_turns = self.takes_turns();
         let Some(lease) = &mut self.lease else { return };
@@ -355,8 +388,8 @@ impl<'a> Transfer<'a> {
                 return;
             }
         }
-        let Lease { session, consumer, loans, .. } = lease;
-        if chunk.kind != Kind::Data || !loans.is_empty() || session.pool.waiters() > 0 {
+        let Lease { session, consumer, loans, ended, .. } = lease;
+        if *ended || !loans.is_empty() || session.pool.waiters() > 0 {
             return;
         }
         let segment_size = session.arena.segment_size();
@@ -377,8 +410,8 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Gives a chunk's segment to the producer again, or to somebody who waits for one.
-    fn release(&mut self, chunk: Published) {
+    /// Gives the segments of a run to the producer again, or to somebody who waits for one.
+    fn release(&mut self, run: Run) {
         let takes_turns = self.takes_turns();
         let Some(lease) = &mut self.lease else { return };
         if lease.ended {
@@ -390,12 +423,19 @@ impl<'a> Transfer<'a> {
         let Lease { session, consumer, loans, .. } = lease;
         let control = session.arena.control(consumer.lead());
         let waiters = session.pool.waiters();
-        let wanted = waiters > 0;
-        let loan = loans.iter().position(|loan| wanted && loan.lead() == chunk.segment);
-        consumer.release(control, chunk, loan.is_some());
-        if let Some(loan) = loan {
-            session.pool.give_back([loans.swap_remove(loan)]);
-        } else if wanted && loans.is_empty() && lease.begun.elapsed() > TURN.min(ROUND / waiters) {
+        let had_loans = !loans.is_empty();
+        let mut taken_back = SegmentList::default();
+        consumer.release(control, run, |segment| {
+            let wanted = taken_back.len() < waiters as usize && loans.iter().any(|loan| loan.lead() == segment);
+            if wanted {
+                taken_back.push(segment);
+            }
+            wanted
+        });
+        if !taken_back.is_empty() {
+            session.pool.give_back(loans.extract_if(.., |loan| taken_back.contains(loan.lead())));
+        }
+        if waiters > 0 && !had_loans && lease.begun.elapsed() > TURN.min(ROUND / waiters) {
             self.leave();
         }
     }

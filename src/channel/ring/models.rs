@@ -57,25 +57,29 @@ fn produce(area: &Area, sequence: u32, from: u32, chunks: u32, end: Kind) -> u32
         let segment = loop {
             producer.poll(SEGMENTS).unwrap();
             if producer.cancelled() {
-                producer.publish(LEAD, 0, Kind::Cancelled);
+                producer.publish(run(LEAD, 0), SIZE, Kind::Cancelled);
                 return i;
             }
             match producer.take_free() {
                 Some(segment) => break segment,
-                None => producer.wait(FOREVER),
+                None => producer.wait(SIZE, FOREVER),
             }
         };
         area.put(segment, from + i);
-        producer.publish(segment, 1, if i + 1 == chunks { end } else { Kind::Data });
+        producer.publish(run(segment, 1), SIZE, if i + 1 == chunks { end } else { Kind::Data });
     }
     chunks
+}
+
+fn run(first: u16, len: u32) -> Run {
+    Run { first, count: 1, len }
 }
 
 fn next(area: &Area, consumer: &mut Consumer) -> Published {
     loop {
         match consumer.poll(&area.control, SIZE).unwrap() {
             Some(chunk) => return chunk,
-            None => consumer.wait(&area.control, FOREVER),
+            None => consumer.wait(&area.control, SIZE, FOREVER),
         }
     }
 }
@@ -93,7 +97,7 @@ fn consume(area: &Area, consumer: &mut Consumer, from: u32) -> (u32, Kind) {
             return (number, chunk.kind);
         }
         assert_eq!(area.get(chunk.segment), number - 1, "overwritten before its release");
-        consumer.release(&area.control, chunk, false);
+        consumer.release(&area.control, chunk.into(), |_| false);
     }
 }
 
@@ -144,7 +148,7 @@ fn a_segment_can_be_taken_back_used_and_lent_again() {
                 break;
             }
             let keep = chunk.segment == LOAN && !taken_back;
-            consumer.release(&area.control, chunk, keep);
+            consumer.release(&area.control, chunk.into(), |_| keep);
             if keep {
                 taken_back = true;
                 area.put(LOAN, 77);
@@ -237,7 +241,7 @@ fn the_end_of_a_session_wakes_its_consumers() {
         consumer.begin(&area.control);
         let watcher = thread::spawn(move || dismiss_consumer(&other.control));
         while consumer.poll(&area.control, SIZE) == Ok(None) {
-            consumer.wait(&area.control, FOREVER);
+            consumer.wait(&area.control, SIZE, FOREVER);
         }
         watcher.join().unwrap();
     });
@@ -251,7 +255,7 @@ fn produce_wrongly(area: &Area, sequence: u32, chunks: u32, wake: impl Fn(&Contr
             producer.poll(SEGMENTS).unwrap();
             match producer.take_free() {
                 Some(segment) => break segment,
-                None => producer.wait(FOREVER),
+                None => producer.wait(SIZE, FOREVER),
             }
         };
         area.put(segment, i);
@@ -326,7 +330,7 @@ fn without_moving_the_word_the_end_of_a_session_is_missed() {
             futex::wake(&other.control.producer.produced);
         });
         while lost.load(Ordering::SeqCst) == 0 {
-            consumer.wait(&area.control, FOREVER);
+            consumer.wait(&area.control, SIZE, FOREVER);
         }
         watcher.join().unwrap();
     });

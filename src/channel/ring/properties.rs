@@ -13,13 +13,13 @@ const ENOUGH: usize = 10_000;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// The producer reads on.
-    Fill,
+    /// The producer reads on, into a run of at most so many segments.
+    Fill { most: u16 },
     /// The producer ends its lease early, with data or without.
     Park { with_data: bool },
-    /// The consumer takes the next chunk.
-    Poll,
-    /// The consumer gives the oldest chunk's segment back to the producer, or keeps it.
+    /// The consumer takes the next chunks, at most so many.
+    Poll { most: u16 },
+    /// The consumer gives the oldest run's segments back to the producer, or keeps those that were lent.
     Release { keep: bool },
     /// The consumer lends another segment.
     Lend,
@@ -29,9 +29,9 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => Just(Step::Fill),
+        8 => (1u16..4).prop_map(|most| Step::Fill { most }),
         1 => any::<bool>().prop_map(|with_data| Step::Park { with_data }),
-        8 => Just(Step::Poll),
+        8 => (1u16..4).prop_map(|most| Step::Poll { most }),
         8 => any::<bool>().prop_map(|keep| Step::Release { keep }),
         3 => Just(Step::Lend),
         1 => Just(Step::Cancel),
@@ -59,7 +59,7 @@ struct World<'c> {
     /// Model: segments of the running lease, chunks that were published and not polled, polled and not released.
     leased: Vec<u16>,
     published: VecDeque<Published>,
-    held: VecDeque<Published>,
+    held: VecDeque<Run>,
 }
 
 impl<'c> World<'c> {
@@ -93,60 +93,93 @@ impl<'c> World<'c> {
         self.held.clear();
     }
 
-    fn publish(&mut self, segment: u16, len: u32, kind: Kind) {
+    fn publish(&mut self, run: Run, kind: Kind) {
         let producer = self.producer.as_mut().expect("a running lease");
-        producer.publish(segment, len, kind);
-        self.published.push_back(Published { segment, len, kind });
+        producer.publish(run, self.size, kind);
+        for (index, segment) in run.segments().enumerate() {
+            let len = (run.len - index as u32 * self.size).min(self.size);
+            let is_last = segment + 1 == run.segments().end;
+            self.published.push_back(Published { segment, len, kind: if is_last { kind } else { Kind::Data } });
+        }
         if kind.ends_lease() {
             self.producer = None;
         }
     }
 
-    /// Asks the producer for a free segment, which must be one that the model has free. None also where a cancellation
-    /// was seen and the lease has ended.
-    fn free_segment(&mut self) -> Option<u16> {
+    fn publish_no_data(&mut self, kind: Kind) {
+        self.publish(Run { first: LEAD, count: 1, len: 0 }, kind);
+    }
+
+    /// The segments that the model has free.
+    fn free(&self) -> Vec<u16> {
+        let published = self.published.iter().map(|chunk| chunk.segment);
+        let busy: Vec<u16> = published.chain(self.held.iter().flat_map(|run| run.segments())).collect();
+        self.leased.iter().copied().filter(|segment| !busy.contains(segment)).collect()
+    }
+
+    /// Asks the producer for at most `most` free neighbours: those that the model has. None also where a cancellation was
+    /// seen and the lease has ended.
+    fn free_run(&mut self, most: u16) -> Option<Run> {
+        let free = self.free();
         let producer = self.producer.as_mut()?;
         producer.poll(self.memory.len() as u32).expect("honest words");
         assert_eq!(producer.cancelled(), self.cancelled);
         if self.cancelled {
-            self.publish(LEAD, 0, Kind::Cancelled);
+            self.publish_no_data(Kind::Cancelled);
             return None;
         }
-        let busy = |segment: &u16| self.published.iter().chain(&self.held).any(|chunk| chunk.segment == *segment);
-        let free: Vec<u16> = self.leased.iter().copied().filter(|segment| !busy(segment)).collect();
-        let segment = producer.take_free();
-        match segment {
-            Some(segment) => assert!(free.contains(&segment), "{segment} is not free: {free:?} are"),
-            None => assert!(free.is_empty(), "{free:?} are free"),
+        let first = producer.take_free();
+        assert_eq!(first, free.iter().copied().min());
+        let first = first?;
+        let left = (self.file.len() - self.read) as u32;
+        let mut count = 1;
+        while count < most && u32::from(count) * self.size < left {
+            let next = producer.take_behind(first + count - 1);
+            assert_eq!(next.is_some(), free.contains(&(first + count)));
+            if next.is_none() {
+                break;
+            }
+            count += 1;
         }
-        segment
+        Some(Run { first, count, len: left.min(u32::from(count) * self.size) })
     }
 
-    fn fill(&mut self, parks: bool) {
-        let Some(segment) = self.free_segment() else { return };
-        let len = (self.file.len() - self.read).min(self.size as usize);
-        let data = &self.file[self.read..self.read + len];
-        self.memory[usize::from(segment)][..len].copy_from_slice(data);
-        self.read += len;
+    fn fill(&mut self, most: u16, parks: bool) {
+        let Some(run) = self.free_run(most) else { return };
+        let data = &self.file[self.read..self.read + run.len as usize];
+        for (segment, data) in run.segments().zip(data.chunks(self.size as usize)) {
+            self.memory[usize::from(segment)][..data.len()].copy_from_slice(data);
+        }
+        self.read += run.len as usize;
         let kind = match self.read == self.file.len() {
             true => Kind::End,
             false if parks => Kind::Parked,
             false => Kind::Data,
         };
-        self.publish(segment, len as u32, kind);
+        self.publish(run, kind);
     }
 
-    fn poll(&mut self) {
+    fn poll(&mut self, most: u16) {
         let chunk = self.consumer.poll(self.control, self.size).expect("honest words");
         assert_eq!(chunk, self.published.pop_front());
-        let Some(chunk) = chunk else { return };
-        let data = &self.memory[usize::from(chunk.segment)][..chunk.len as usize];
-        if !self.cancelled {
-            self.got.extend_from_slice(data);
-            assert!(self.file.starts_with(&self.got), "wrong bytes");
+        let Some(mut last) = chunk else { return };
+        let mut run = Run::from(last);
+        self.take_in(last);
+        while run.count < most {
+            let follows = |next: &&Published| {
+                !last.kind.ends_lease() && last.len == self.size && next.segment == last.segment + 1 && next.len > 0
+            };
+            let expected = self.published.front().filter(follows).copied();
+            assert_eq!(self.consumer.poll_behind(self.control, self.size, last), Ok(expected));
+            let Some(next) = expected else { break };
+            self.published.pop_front();
+            self.take_in(next);
+            last = next;
+            run.count += 1;
+            run.len += next.len;
         }
-        match chunk.kind {
-            Kind::Data => self.held.push_back(chunk),
+        match last.kind {
+            Kind::Data => self.held.push_back(run),
             Kind::End if !self.cancelled => {
                 assert_eq!(self.got, self.file);
                 self.got.clear();
@@ -156,14 +189,22 @@ impl<'c> World<'c> {
         }
     }
 
+    fn take_in(&mut self, chunk: Published) {
+        let data = &self.memory[usize::from(chunk.segment)][..chunk.len as usize];
+        if !self.cancelled {
+            self.got.extend_from_slice(data);
+            assert!(self.file.starts_with(&self.got), "wrong bytes");
+        }
+    }
+
     fn release(&mut self, keep: bool) {
-        let Some(chunk) = self.held.pop_front() else { return };
-        let keep = keep && chunk.segment != LEAD;
-        self.consumer.release(self.control, chunk, keep);
-        if keep {
-            self.leased.retain(|&segment| segment != chunk.segment);
+        let Some(run) = self.held.pop_front() else { return };
+        let kept = |segment| keep && segment != LEAD;
+        self.consumer.release(self.control, run, kept);
+        for segment in run.segments().filter(|&segment| kept(segment)) {
+            self.leased.retain(|&other| other != segment);
             // Its new owner's data: a producer that wrote here, or told of it, would be seen.
-            self.memory[usize::from(chunk.segment)].fill(0xee);
+            self.memory[usize::from(segment)].fill(0xee);
         }
     }
 
@@ -194,14 +235,14 @@ impl<'c> World<'c> {
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Fill => self.fill(false),
-            Step::Park { with_data: true } => self.fill(true),
+            Step::Fill { most } => self.fill(most, false),
+            Step::Park { with_data: true } => self.fill(2, true),
             Step::Park { with_data: false } => {
                 if self.producer.is_some() && !self.cancelled {
-                    self.publish(LEAD, 0, Kind::Parked);
+                    self.publish_no_data(Kind::Parked);
                 }
             }
-            Step::Poll => self.poll(),
+            Step::Poll { most } => self.poll(most),
             Step::Release { keep } => self.release(keep),
             Step::Lend => self.lend(),
             Step::Cancel => self.cancel(),
@@ -211,9 +252,9 @@ impl<'c> World<'c> {
     /// Two sides that only do their work come to the end of the file.
     fn finish(&mut self) {
         for _ in 0..ENOUGH {
-            self.fill(false);
+            self.fill(1, false);
             let last = self.published.front().is_some_and(|chunk| chunk.kind == Kind::End) && !self.cancelled;
-            self.poll();
+            self.poll(1);
             if last {
                 return;
             }

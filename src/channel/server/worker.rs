@@ -12,7 +12,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use super::{STOP, Shared, session::Session};
 use crate::channel::layout::Kind;
-use crate::channel::ring::{Area, Producer, Violation};
+use crate::channel::ring::{Area, MAX_RUN, Producer, Run, Violation};
 use crate::channel::store::{OpenFile, StoreError};
 use crate::channel::wire::{Get, MAX_DATAGRAM};
 
@@ -167,19 +167,17 @@ impl Lease<'_> {
         if fits && get.offset <= file.validator().len { Ok(file) } else { Err(Kind::Changed) }
     }
 
-    /// Publishes the file from `offset` on, chunk by chunk.
+    /// Publishes the file from `offset` on, run by run.
     fn stream(&mut self, file: &Arc<OpenFile>, offset: u64) -> Result<(), Stop> {
         let validator = file.validator();
-        let segment_size = u64::from(self.session.arena.segment_size());
         self.producer.describe(validator);
         let turn = Turn { begun: Instant::now(), offset };
         let mut at = offset;
         loop {
-            let segment = self.next_segment(file)?;
-            let len = (validator.len - at).min(segment_size) as u32;
-            match self.session.arena.fill_from(segment, len, file.file(), at) {
+            let run = self.next_run(file, validator.len - at)?;
+            match self.session.arena.fill(run, file.file(), at) {
                 // Never a chunk of a file that changed while it was read: it could mix two versions.
-                Ok(got) if got < len || !file.is_unchanged() => {
+                Ok(got) if got < run.len || !file.is_unchanged() => {
                     self.end(Kind::Changed);
                     return Ok(());
                 }
@@ -190,18 +188,33 @@ impl Lease<'_> {
                     return Ok(());
                 }
             }
-            at += u64::from(len);
-            self.shared.counters.bytes(len.into());
+            at += u64::from(run.len);
+            self.shared.counters.bytes(run.len.into());
             if at == validator.len {
-                self.publish_end(segment, len, Kind::End);
+                self.publish_end(run, Kind::End);
                 return Ok(());
             }
             if (!self.shared.has_idle() && turn.is_over(at, Instant::now())) || self.shared.stopping() {
-                self.park(file, segment, len);
+                self.park(file, run);
                 return Ok(());
             }
-            self.producer.publish(segment, len, Kind::Data);
+            self.producer.publish(run, self.session.arena.segment_size(), Kind::Data);
         }
+    }
+
+    /// Segments for the next of `left` bytes: one, or as many neighbours as are free while they are small.
+    fn next_run(&mut self, file: &Arc<OpenFile>, left: u64) -> Result<Run, Stop> {
+        let segment_size = self.session.arena.segment_size();
+        let mut last = self.next_segment(file)?;
+        let mut run = Run { first: last, count: 1, len: segment_size };
+        while u64::from(run.len) < left && run.len + segment_size <= MAX_RUN {
+            let Some(next) = self.producer.take_behind(last) else { break };
+            last = next;
+            run.count += 1;
+            run.len += segment_size;
+        }
+        run.len = left.min(run.len.into()) as u32;
+        Ok(run)
     }
 
     /// A free segment of the ring; waits for it as long as the patience lasts, then parks the transfer.
@@ -224,28 +237,33 @@ impl Lease<'_> {
             let patience = if self.shared.has_idle() { PATIENCE } else { PATIENCE_BUSY };
             let waited = since.get_or_insert_with(Instant::now).elapsed();
             if waited >= patience || self.shared.stopping() {
-                self.park(file, self.lead, 0);
+                self.park(file, self.no_data());
                 return Err(Stop::Ended);
             }
-            self.producer.wait(PATIENCE_BUSY.min(patience - waited));
+            let segment_size = self.session.arena.segment_size();
+            self.producer.wait(segment_size, PATIENCE_BUSY.min(patience - waited));
         }
     }
 
     /// Ends the lease before the file ends, with the data in `segment` or without. A slow client never holds a worker.
-    fn park(&mut self, file: &Arc<OpenFile>, segment: u16, len: u32) {
+    fn park(&mut self, file: &Arc<OpenFile>, run: Run) {
         self.session.park(file, self.shared.parking_places());
-        self.publish_end(segment, len, Kind::Parked);
+        self.publish_end(run, Kind::Parked);
     }
 
     /// Ends the lease without data.
     fn end(&mut self, kind: Kind) {
-        self.publish_end(self.lead, 0, kind);
+        self.publish_end(self.no_data(), kind);
     }
 
-    fn publish_end(&mut self, segment: u16, len: u32, kind: Kind) {
+    fn publish_end(&mut self, run: Run, kind: Kind) {
         self.shared.counters.end(kind);
         self.session.unlease(self.lead);
-        self.producer.publish(segment, len, kind);
+        self.producer.publish(run, self.session.arena.segment_size(), kind);
+    }
+
+    fn no_data(&self) -> Run {
+        Run { first: self.lead, count: 1, len: 0 }
     }
 }
 

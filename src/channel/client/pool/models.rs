@@ -8,7 +8,7 @@ use loom::thread;
 
 use super::*;
 use crate::channel::layout::{Control, Kind};
-use crate::channel::ring::Producer;
+use crate::channel::ring::{Producer, Run};
 use crate::channel::sync::{futex, let_time_pass};
 
 const SEGMENTS: usize = 2;
@@ -52,7 +52,8 @@ impl Shared {
 
     /// The daemon's answer to a cancelled lease.
     fn end_cancelled(&self, sequence: u32) {
-        Producer::new(&self.controls[0], 0, sequence).publish(0, 0, Kind::Cancelled);
+        let no_data = Run { first: 0, count: 1, len: 0 };
+        Producer::new(&self.controls[0], 0, sequence).publish(no_data, self.segment_size(), Kind::Cancelled);
         let _state = self.pool.state.lock();
         let_time_pass();
     }
