@@ -57,9 +57,9 @@ pub(crate) const MAX_RUN: u32 = 32 << 10;
 /// Segments below this size are filled and sent faster than a thread falls asleep and wakes up.
 pub(crate) const SMALL: u32 = 64 << 10;
 
-/// How often a side of a ring of several small segments lets other threads run before it sleeps: some 50 us where none
-/// wants to.
-const YIELDS: u32 = if cfg!(loom) { 0 } else { 100 };
+/// How often a side lets other threads run before it sleeps, where what it waits for takes less time than a sleep and a wake:
+/// some 25 us where no other thread wants to run.
+const YIELDS: u32 = if cfg!(loom) { 0 } else { 50 };
 
 impl Run {
     pub(crate) fn segments(self) -> Range<u16> {
@@ -109,8 +109,8 @@ impl SegmentList {
         self.len
     }
 
-    /// Whether what this ring holds is worth less than a sleep and a wake.
-    fn yields(&self, segment_size: u32) -> bool {
+    /// Whether these are several small segments: what they hold is worth less than a sleep and a wake.
+    fn is_small_ring(&self, segment_size: u32) -> bool {
         self.len > 1 && segment_size < SMALL
     }
 }
@@ -267,7 +267,7 @@ impl<'c> Producer<'c> {
         let wake_at = self.consumed.wrapping_add(in_flight.div_ceil(2));
         let (mine, theirs) = (&self.control.producer, &self.control.consumer);
         let is_over = || reached(theirs.consumed.load(Ordering::Relaxed), wake_at) || self.cancelled();
-        if self.ring.yields(segment_size) && yield_until(is_over) {
+        if self.ring.is_small_ring(segment_size) && yield_until(is_over) {
             return;
         }
         mine.wake_at.store(wake_at, Ordering::Relaxed);
@@ -404,11 +404,11 @@ impl Consumer {
         }
     }
 
-    /// Waits until a chunk is there, [`dismiss_consumer`] was called, or `timeout` is over.
-    pub(crate) fn wait(&self, control: &Control, segment_size: u32, timeout: Duration) {
+    /// Waits until a chunk is there, [`dismiss_consumer`] was called, or `timeout` is over; `yields`: not asleep at first.
+    pub(crate) fn wait(&self, control: &Control, yields: bool, timeout: Duration) {
         let (mine, theirs) = (&control.consumer, &control.producer);
         let is_over = || theirs.produced.load(Ordering::Relaxed) != self.next;
-        if self.ring.yields(segment_size) && yield_until(is_over) {
+        if yields && yield_until(is_over) {
             return;
         }
         mine.parked.store(1, Ordering::Release);
@@ -473,6 +473,11 @@ impl Consumer {
             }
         }
         Ok(false)
+    }
+
+    /// As [`SegmentList::is_small_ring`].
+    pub(crate) fn has_small_ring(&self, segment_size: u32) -> bool {
+        self.ring.is_small_ring(segment_size)
     }
 
     /// The segment that the lease was asked for.

@@ -38,6 +38,7 @@ struct State {
 
 #[derive(Debug)]
 pub(crate) struct Pool {
+    size: usize,
     state: Mutex<State>,
     waiting: AtomicU32,
 }
@@ -54,8 +55,9 @@ pub(crate) enum NoSegment {
 
 impl Pool {
     pub(crate) fn new(segments: Vec<Consumer>) -> Self {
+        let size = segments.len();
         let state = State { free: segments, ..State::default() };
-        Self { state: Mutex::new(state), waiting: AtomicU32::new(0) }
+        Self { size, state: Mutex::new(state), waiting: AtomicU32::new(0) }
     }
 
     /// A segment, after everybody who asked before.
@@ -99,6 +101,11 @@ impl Pool {
         }
         state.call_reaper();
         outcome
+    }
+
+    /// Whether nobody has a segment but one who asks.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.state.lock().free.len() + 1 == self.size
     }
 
     /// Up to `most` segments to lend to a transfer, if nobody waits; one stays free for whoever comes next.

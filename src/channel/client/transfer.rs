@@ -340,7 +340,11 @@ impl<'a> Transfer<'a> {
             if left.is_zero() {
                 return Step::TimedOut;
             }
-            lease.consumer.wait(control, session.arena.segment_size(), left.min(LOOK));
+            // An answer comes soon. Where others are on their way, too, they come first whenever this thread yields, and a
+            // sleep costs less, since somebody is awake in any case.
+            let yields = lease.consumer.has_small_ring(session.arena.segment_size())
+                || !lease.answered && session.pool.is_quiet();
+            lease.consumer.wait(control, yields, left.min(LOOK));
             // A file that the daemon cannot read on must not keep the others waiting.
             if lease.turn_is_over(&self.shared.gate) {
                 (lease.pass, lease.waived) = (None, true);

@@ -79,7 +79,7 @@ fn next(area: &Area, consumer: &mut Consumer) -> Published {
     loop {
         match consumer.poll(&area.control, SIZE).unwrap() {
             Some(chunk) => return chunk,
-            None => consumer.wait(&area.control, SIZE, FOREVER),
+            None => consumer.wait(&area.control, false, FOREVER),
         }
     }
 }
@@ -241,7 +241,7 @@ fn the_end_of_a_session_wakes_its_consumers() {
         consumer.begin(&area.control);
         let watcher = thread::spawn(move || dismiss_consumer(&other.control));
         while consumer.poll(&area.control, SIZE) == Ok(None) {
-            consumer.wait(&area.control, SIZE, FOREVER);
+            consumer.wait(&area.control, false, FOREVER);
         }
         watcher.join().unwrap();
     });
@@ -330,7 +330,7 @@ fn without_moving_the_word_the_end_of_a_session_is_missed() {
             futex::wake(&other.control.producer.produced);
         });
         while lost.load(Ordering::SeqCst) == 0 {
-            consumer.wait(&area.control, SIZE, FOREVER);
+            consumer.wait(&area.control, false, FOREVER);
         }
         watcher.join().unwrap();
     });
