@@ -81,8 +81,8 @@ static void check(const gfproxy_options_t *options) {
     if (options->origin != NULL && gfproxy_check_origin(options->origin, reason, sizeof reason) != 0)
         options_refuse("-s (--server): '%s' is no origin: %s", options->origin, reason);
     if ((uint64_t)options->segments * options->segment_size > GFPROXY_MAX_SHARED_SIZE)
-        options_refuse("-n (--segment-count) %u times -z (--segment-size) %u is more than %u bytes", options->segments,
-                       options->segment_size, (uint32_t)GFPROXY_MAX_SHARED_SIZE);
+        options_refuse("-n (--segment-count) %u times -z (--segment-size) %u is more than %llu bytes", options->segments,
+                       options->segment_size, (unsigned long long)GFPROXY_MAX_SHARED_SIZE);
 }
 
 int main(int argc, char **argv) {

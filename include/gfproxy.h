@@ -27,7 +27,7 @@
 /**
  * The most bytes of all shared-memory segments together.
  */
-#define GFPROXY_MAX_SHARED_SIZE 2147483648
+#define GFPROXY_MAX_SHARED_SIZE 4294967296
 
 /**
  * The most worker threads of a cache daemon.
@@ -52,7 +52,7 @@ typedef struct {
    */
   uint32_t segments;
   /**
-   * The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (524288).
+   * The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (1048576).
    */
   uint32_t segment_size;
   /**

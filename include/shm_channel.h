@@ -19,7 +19,7 @@
 #define SHM_CHANNEL_MAX_SEGMENT_SIZE 67108864
 
 /**
- * The most segments. All of them together have at most 2 GiB.
+ * The most segments. All of them together have at most 4 GiB.
  */
 #define SHM_CHANNEL_MAX_SEGMENTS 4096
 

@@ -37,7 +37,7 @@ pub const CLIENTS: usize = 8;
 /// Clients of another proxy that read nothing.
 pub const STALLED: usize = 64;
 
-pub const SEGMENT_SIZES: [u32; 5] = [824, 5712, 65_536, 262_144, 524_288];
+pub const SEGMENT_SIZES: [u32; 5] = [824, 5712, 65_536, 262_144, 1_048_576];
 const SEGMENTS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// What a run brought.

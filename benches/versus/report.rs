@@ -125,7 +125,7 @@ fn tables(run: &Run, goals_of_run: &[Goal]) -> String {
 
     text += &variants(cells, BY_SEGMENT_SIZE, "By size of the segments (-n 8), MB/s");
     text += "\n![Throughput by size of the segments](performance/by-segment-size.svg)\n";
-    text += &variants(cells, BY_SEGMENTS, "By number of segments (of 512 KB), MB/s");
+    text += &variants(cells, BY_SEGMENTS, "By number of segments (of 1 MiB), MB/s");
     text += &variants(cells, BY_CATALOG, "By entries of the catalog, requests/s");
     text += &variants(cells, BY_PROXIES, "By number of proxies on one daemon, 64 clients in all; 1 KB in requests/s");
     text +=

@@ -18,7 +18,7 @@ pub const MAX_SEGMENT_SIZE: u32 = 64 << 20;
 /// The most segments of an area.
 pub const MAX_SEGMENTS: u32 = 4096;
 /// The most bytes of an area's segments together.
-pub const MAX_AREA: u64 = 2 << 30;
+pub const MAX_AREA: u64 = 4 << 30;
 
 /// The most segments that one transfer has in its ring: its own and those lent to it. One less than the descriptors, so
 /// that an end without data always has a descriptor of its own.
@@ -178,7 +178,8 @@ impl Layout {
         if !(MIN_SEGMENT_SIZE..=MAX_SEGMENT_SIZE).contains(&segment_size) {
             return Err(LayoutError::SegmentSize(segment_size));
         }
-        if u64::from(segments) * u64::from(segment_size) > MAX_AREA {
+        // Where addresses have 32 bits, a quarter of them.
+        if u64::from(segments) * u64::from(segment_size) > MAX_AREA.min(isize::MAX as u64 / 2) {
             return Err(LayoutError::Area(segments, segment_size));
         }
         Ok(Self { segments, segment_size })

@@ -26,7 +26,7 @@ pub const GFPROXY_MAX_SEGMENT_SIZE: u32 = 67108864;
 /// The most shared-memory segments.
 pub const GFPROXY_MAX_SEGMENTS: u32 = 4096;
 /// The most bytes of all shared-memory segments together.
-pub const GFPROXY_MAX_SHARED_SIZE: u32 = 2147483648;
+pub const GFPROXY_MAX_SHARED_SIZE: u64 = 4294967296;
 /// The most worker threads of a cache daemon.
 pub const GFPROXY_MAX_THREADS: u32 = 1024;
 
@@ -34,7 +34,7 @@ const _: () = {
     assert!(GFPROXY_MIN_SEGMENT_SIZE == channel::MIN_SEGMENT_SIZE);
     assert!(GFPROXY_MAX_SEGMENT_SIZE == channel::MAX_SEGMENT_SIZE);
     assert!(GFPROXY_MAX_SEGMENTS == channel::MAX_SEGMENTS);
-    assert!(GFPROXY_MAX_SHARED_SIZE as u64 == channel::MAX_AREA);
+    assert!(GFPROXY_MAX_SHARED_SIZE == channel::MAX_AREA);
 };
 
 /// The version of this library, such as "1.2.3": NUL-terminated, never freed.
@@ -61,7 +61,7 @@ pub struct gfproxy_options_t {
     /// How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (8), and GFPROXY_MAX_SHARED_SIZE bytes
     /// together at most.
     pub segments: u32,
-    /// The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (524288).
+    /// The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (1048576).
     pub segment_size: u32,
     /// For how many milliseconds a request waits for an absent or silent simplecached (10000).
     pub cache_wait_ms: u32,

@@ -150,8 +150,8 @@ fn an_origin_that_is_no_url() {
 #[test]
 fn segments_too_large_together() {
     for name in WEBPROXIES {
-        let line = "-n (--segment-count) 33 times -z (--segment-size) 67108864 is more than 2147483648 bytes";
-        refuses(name, &["-n", "33", "-z", "67108864"], line);
+        let line = "-n (--segment-count) 65 times -z (--segment-size) 67108864 is more than 4294967296 bytes";
+        refuses(name, &["-n", "65", "-z", "67108864"], line);
     }
 }
 
@@ -179,7 +179,7 @@ fn help_names_every_option_with_default_and_range() {
         "  -t, --thread-count N     worker threads [8; 1 to 200]",
         "  -s, --server URL         base URL of the origin to relay to",
         "  -n, --segment-count N    shared-memory segments [8; 1 to 4096]",
-        "  -z, --segment-size N     bytes in a segment [524288; 824 to 67108864]",
+        "  -z, --segment-size N     bytes in a segment [1048576; 824 to 67108864]",
         "  -S, --socket PATH        command socket of simplecached \
          [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",
         "      --cache-wait-ms N    how long a request waits for an absent simplecached [10000; 0 to 4294967295]",

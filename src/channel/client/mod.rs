@@ -56,7 +56,7 @@ pub struct ClientConfig {
 
 impl Default for ClientConfig {
     fn default() -> Self {
-        Self { socket: default_socket(), segments: 8, segment_size: 512 << 10, wait: Duration::from_secs(10) }
+        Self { socket: default_socket(), segments: 8, segment_size: 1 << 20, wait: Duration::from_secs(10) }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::channel::{self, Client, ClientConfig};
 pub const SHM_CHANNEL_MIN_SEGMENT_SIZE: u32 = 824;
 /// The most bytes of a segment.
 pub const SHM_CHANNEL_MAX_SEGMENT_SIZE: u32 = 67108864;
-/// The most segments. All of them together have at most 2 GiB.
+/// The most segments. All of them together have at most 4 GiB.
 pub const SHM_CHANNEL_MAX_SEGMENTS: u32 = 4096;
 /// The most bytes of a key.
 pub const SHM_CHANNEL_MAX_KEY: usize = 4095;
