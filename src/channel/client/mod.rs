@@ -2,6 +2,7 @@
 
 mod error;
 mod gate;
+mod lease;
 mod pool;
 mod session;
 mod transfer;

@@ -7,25 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::error::{OpenError, TransferError};
-use super::gate::{Gate, Pass};
+use super::lease::{Lease, ROUND};
 use super::pool::NoSegment;
 use super::session::Session;
-use crate::channel::layout::{Kind, MAX_RING, Validator};
-use crate::channel::ring::{Area, Consumer, MAX_RUN, Published, Run, SMALL, SegmentList, Violation};
+use crate::channel::layout::{Kind, Validator};
+use crate::channel::ring::{Area, MAX_RUN, Published, Run, SMALL, Violation};
 use crate::channel::wire::{Get, MAX_KEY};
 use crate::reply::Chunk;
 
-/// The bytes that a transfer keeps in flight, if there are segments: together with the socket's buffers they should stay
-/// in the second-level cache. Two segments at least.
-const IN_FLIGHT: u32 = 512 << 10;
-
 /// Transfers with more than so many small segments to come may take turns.
 const LONG: u64 = 8;
-
-/// How long a transfer may hold its segment while others wait for one, and how long all that wait may take together until
-/// each has had its turn.
-const TURN: Duration = Duration::from_millis(50);
-const ROUND: Duration = Duration::from_secs(1);
 
 /// After so long a sleeping transfer looks around by itself: a peer may publish and wake nobody.
 const LOOK: Duration = Duration::from_millis(100);
@@ -34,29 +25,6 @@ const MISFIT: Violation = Violation("a chunk that does not fit the file");
 
 /// How often a request is made again whose file changed under the first read.
 const ATTEMPTS: u32 = 5;
-
-/// One request's segments, until its end was seen.
-#[derive(Debug)]
-struct Lease<'a> {
-    session: Arc<Session>,
-    consumer: Consumer,
-    loans: Vec<Consumer>,
-    begun: Instant,
-    pass: Option<Pass<'a>>,
-    /// The transfer goes on without a pass: it has waited for one long enough, or had to give it up.
-    waived: bool,
-    /// A chunk was polled: its file was compared with the transfer's.
-    answered: bool,
-    ended: bool,
-}
-
-impl Lease<'_> {
-    /// Whether others wait for the pass that this lease has had for long enough.
-    fn turn_is_over(&self, gate: &Gate) -> bool {
-        let waiters = if self.pass.is_some() { gate.waiters() } else { 0 };
-        waiters > 0 && self.begun.elapsed() > TURN.min(ROUND / waiters)
-    }
-}
 
 /// A file on its way. Dropping it before its end lets the daemon know.
 #[derive(Debug)]
@@ -313,9 +281,7 @@ impl<'a> Transfer<'a> {
             self.sessions_lost += 1;
             self.shared.resumed.fetch_add(1, Ordering::Relaxed);
         }
-        let begun = Instant::now();
-        self.lease =
-            Some(Lease { session, consumer, loans: Vec::new(), begun, pass, waived, answered: false, ended: false });
+        self.lease = Some(Lease::new(session, consumer, pass, waived));
         Ok(())
     }
 
@@ -392,26 +358,7 @@ impl<'a> Transfer<'a> {
                 return;
             }
         }
-        let Lease { session, consumer, loans, ended, .. } = lease;
-        if *ended || !loans.is_empty() || session.pool.waiters() > 0 {
-            return;
-        }
-        let segment_size = session.arena.segment_size();
-        let ring = (IN_FLIGHT / segment_size).clamp(2, MAX_RING as u32);
-        let useful = left.div_ceil(u64::from(segment_size)).min(u64::from(ring) - 1);
-        let control = session.arena.control(consumer.lead());
-        let borrowed = match session.pool.borrow(&session.arena, useful as usize) {
-            Ok(borrowed) => borrowed,
-            Err(violation) => return session.lose(Some(&violation.to_string())),
-        };
-        for loan in borrowed {
-            if consumer.can_lend() {
-                consumer.lend(control, loan.lead());
-                loans.push(loan);
-            } else {
-                session.pool.give_back([loan]);
-            }
-        }
+        lease.lend(left);
     }
 
     /// Gives the segments of a run to the producer again, or to somebody who waits for one.
@@ -424,39 +371,15 @@ impl<'a> Transfer<'a> {
         if lease.turn_is_over(&self.shared.gate) || takes_turns && lease.pass.is_none() && !lease.waived {
             return self.leave();
         }
-        let Lease { session, consumer, loans, .. } = lease;
-        let control = session.arena.control(consumer.lead());
-        let waiters = session.pool.waiters();
-        let had_loans = !loans.is_empty();
-        let mut taken_back = SegmentList::default();
-        consumer.release(control, run, |segment| {
-            let wanted = taken_back.len() < waiters as usize && loans.iter().any(|loan| loan.lead() == segment);
-            if wanted {
-                taken_back.push(segment);
-            }
-            wanted
-        });
-        if !taken_back.is_empty() {
-            session.pool.give_back(loans.extract_if(.., |loan| taken_back.contains(loan.lead())));
-        }
-        if waiters > 0 && !had_loans && lease.begun.elapsed() > TURN.min(ROUND / waiters) {
+        if lease.release(run) {
             self.leave();
         }
     }
 
     /// Gives the lease's segments back; those of a lease that has not ended only once it has.
     fn leave(&mut self) {
-        // The pass goes last: whoever gets it is to find the segments.
-        let Some(Lease { session, mut consumer, loans, ended, pass: _pass, .. }) = self.lease.take() else { return };
-        if session.is_lost() {
-            return;
-        }
-        let control = session.arena.control(consumer.lead());
-        let ended = if ended { Ok(true) } else { consumer.cancel(control, session.arena.segment_size()) };
-        match ended {
-            Ok(true) => session.pool.give_back(loans.into_iter().chain([consumer])),
-            Ok(false) => session.pool.quarantine(consumer, loans),
-            Err(violation) => session.lose(Some(&violation.to_string())),
+        if let Some(lease) = self.lease.take() {
+            lease.leave();
         }
     }
 }

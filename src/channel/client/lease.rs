@@ -1,0 +1,112 @@
+//! One answer of the daemon as the client sees it: the segments that it may use, lent, released, taken back and left.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::gate::{Gate, Pass};
+use super::session::Session;
+use crate::channel::layout::MAX_RING;
+use crate::channel::ring::{Area, Consumer, Run, SegmentList};
+
+/// The bytes that a lease keeps in flight, if there are segments: together with the socket's buffers they should stay in
+/// the second-level cache. Two segments at least.
+const IN_FLIGHT: u32 = 512 << 10;
+
+/// How long a lease may keep its segment while others wait for one, and how long all that wait may take together until
+/// each has had its turn.
+const TURN: Duration = Duration::from_millis(50);
+pub(super) const ROUND: Duration = Duration::from_secs(1);
+
+/// One request's segments, until its end was seen.
+#[derive(Debug)]
+pub(super) struct Lease<'a> {
+    pub(super) session: Arc<Session>,
+    pub(super) consumer: Consumer,
+    loans: Vec<Consumer>,
+    begun: Instant,
+    pub(super) pass: Option<Pass<'a>>,
+    /// It goes on without a pass: it has waited for one long enough, or had to give it up.
+    pub(super) waived: bool,
+    /// A chunk was polled: its file was compared with the transfer's.
+    pub(super) answered: bool,
+    /// The chunk that ends it was polled.
+    pub(super) ended: bool,
+}
+
+impl<'a> Lease<'a> {
+    pub(super) fn new(session: Arc<Session>, consumer: Consumer, pass: Option<Pass<'a>>, waived: bool) -> Self {
+        let begun = Instant::now();
+        Self { session, consumer, loans: Vec::new(), begun, pass, waived, answered: false, ended: false }
+    }
+
+    /// Whether others wait for the pass that this lease has had for long enough.
+    pub(super) fn turn_is_over(&self, gate: &Gate) -> bool {
+        let waiters = if self.pass.is_some() { gate.waiters() } else { 0 };
+        waiters > 0 && self.is_older_than_a_turn(waiters)
+    }
+
+    fn is_older_than_a_turn(&self, waiters: u32) -> bool {
+        self.begun.elapsed() > TURN.min(ROUND / waiters)
+    }
+
+    /// Lends idle segments, if `left` bytes do not fit the lease's own.
+    pub(super) fn lend(&mut self, left: u64) {
+        let Self { session, consumer, loans, ended, .. } = self;
+        if *ended || !loans.is_empty() || session.pool.waiters() > 0 {
+            return;
+        }
+        let segment_size = session.arena.segment_size();
+        let ring = (IN_FLIGHT / segment_size).clamp(2, MAX_RING as u32);
+        let useful = left.div_ceil(u64::from(segment_size)).min(u64::from(ring) - 1);
+        let control = session.arena.control(consumer.lead());
+        let borrowed = match session.pool.borrow(&session.arena, useful as usize) {
+            Ok(borrowed) => borrowed,
+            Err(violation) => return session.lose(Some(&violation.to_string())),
+        };
+        for loan in borrowed {
+            if consumer.can_lend() {
+                consumer.lend(control, loan.lead());
+                loans.push(loan);
+            } else {
+                session.pool.give_back([loan]);
+            }
+        }
+    }
+
+    /// Gives the segments of a run to the producer again, or those that were lent to others who wait for one. True if the
+    /// last one is waited for, and it is time to leave.
+    pub(super) fn release(&mut self, run: Run) -> bool {
+        let Self { session, consumer, loans, .. } = self;
+        let control = session.arena.control(consumer.lead());
+        let waiters = session.pool.waiters();
+        let had_loans = !loans.is_empty();
+        let mut taken_back = SegmentList::default();
+        consumer.release(control, run, |segment| {
+            let wanted = taken_back.len() < waiters as usize && loans.iter().any(|loan| loan.lead() == segment);
+            if wanted {
+                taken_back.push(segment);
+            }
+            wanted
+        });
+        if !taken_back.is_empty() {
+            session.pool.give_back(loans.extract_if(.., |loan| taken_back.contains(loan.lead())));
+        }
+        waiters > 0 && !had_loans && self.is_older_than_a_turn(waiters)
+    }
+
+    /// Gives all segments back; those of a lease that has not ended only once it has.
+    pub(super) fn leave(self) {
+        // The pass goes last: whoever gets it is to find the segments.
+        let Self { session, mut consumer, loans, ended, pass: _pass, .. } = self;
+        if session.is_lost() {
+            return;
+        }
+        let control = session.arena.control(consumer.lead());
+        let ended = if ended { Ok(true) } else { consumer.cancel(control, session.arena.segment_size()) };
+        match ended {
+            Ok(true) => session.pool.give_back(loans.into_iter().chain([consumer])),
+            Ok(false) => session.pool.quarantine(consumer, loans),
+            Err(violation) => session.lose(Some(&violation.to_string())),
+        }
+    }
+}
