@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 use crate::bounds::PingPong;
 
+/// Chunks of smaller segments come together up to this size.
+const SMALL_RUN: usize = 32 << 10;
+
 struct Directory(PathBuf);
 
 impl Store for Directory {
@@ -85,7 +88,7 @@ impl Served {
             many: client(8),
             ping_pong: PingPong::start(&memory.path().join("area"), &path("short"), size as usize),
             source,
-            target: vec![0; size as usize],
+            target: vec![0; (size as usize).max(SMALL_RUN)],
             _server: server,
             _directories: [directory, memory],
         }
@@ -112,7 +115,8 @@ impl Served {
         let mut transfer = self.many.open(b"large").expect("large");
         while let Some(chunk) = transfer.next_chunk().expect("a chunk") {
             if to == Use::CopyOut {
-                // SAFETY: a chunk is no longer than a segment, and our own server leaves it alone until the next call.
+                assert!(chunk.len() <= target.len());
+                // SAFETY: there is room by the assertion, and our own server leaves the chunk alone until the next call.
                 unsafe { target.as_mut_ptr().copy_from_nonoverlapping(chunk.as_ptr(), chunk.len()) };
             }
             hint::black_box(&target);

@@ -108,11 +108,6 @@ impl SegmentList {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
-
-    /// Whether these are several small segments: what they hold is worth less than a sleep and a wake.
-    fn is_small_ring(&self, segment_size: u32) -> bool {
-        self.len > 1 && segment_size < SMALL
-    }
 }
 
 /// Lets other threads run until `is_over`, or says that this has taken long enough.
@@ -261,13 +256,13 @@ impl<'c> Producer<'c> {
     }
 
     /// Waits until about half of the ring is released, the lease is cancelled, or `timeout` is over. Half, because each
-    /// wake costs more than a small chunk.
-    pub(crate) fn wait(&self, segment_size: u32, timeout: Duration) {
+    /// wake costs more than a small chunk. `yields`: not asleep at first.
+    pub(crate) fn wait(&self, yields: bool, timeout: Duration) {
         let in_flight = self.produced.wrapping_sub(self.consumed);
         let wake_at = self.consumed.wrapping_add(in_flight.div_ceil(2));
         let (mine, theirs) = (&self.control.producer, &self.control.consumer);
         let is_over = || reached(theirs.consumed.load(Ordering::Relaxed), wake_at) || self.cancelled();
-        if self.ring.is_small_ring(segment_size) && yield_until(is_over) {
+        if yields && yield_until(is_over) {
             return;
         }
         mine.wake_at.store(wake_at, Ordering::Relaxed);
@@ -473,11 +468,6 @@ impl Consumer {
             }
         }
         Ok(false)
-    }
-
-    /// As [`SegmentList::is_small_ring`].
-    pub(crate) fn has_small_ring(&self, segment_size: u32) -> bool {
-        self.ring.is_small_ring(segment_size)
     }
 
     /// The segment that the lease was asked for.

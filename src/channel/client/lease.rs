@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::gate::{Gate, Pass};
 use super::session::Session;
 use crate::channel::layout::MAX_RING;
-use crate::channel::ring::{Area, Consumer, Run, SegmentList};
+use crate::channel::ring::{Area, Consumer, Run, SMALL, SegmentList};
 
 /// The bytes that a lease keeps in flight, if there are segments: together with the socket's buffers they should stay in
 /// the second-level cache. Two segments at least.
@@ -47,6 +47,14 @@ impl<'a> Lease<'a> {
 
     fn is_older_than_a_turn(&self, waiters: u32) -> bool {
         self.begun.elapsed() > TURN.min(ROUND / waiters)
+    }
+
+    /// Whether a wait for the next chunk begins awake: a small chunk is there sooner than a sleep and a wake would be over, and
+    /// so is a large one while nothing else is going on. Else those who are on their way would come first whenever this
+    /// thread yields.
+    pub(super) fn yields(&self) -> bool {
+        let is_small = self.answered && self.session.arena.segment_size() < SMALL;
+        is_small || self.session.pool.has_lent_out(1 + self.loans.len())
     }
 
     /// Lends idle segments, if `left` bytes do not fit the lease's own.

@@ -103,9 +103,9 @@ impl Pool {
         outcome
     }
 
-    /// Whether nobody has a segment but one who asks.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.state.lock().free.len() + 1 == self.size
+    /// Whether just so many segments are not here.
+    pub(crate) fn has_lent_out(&self, count: usize) -> bool {
+        self.state.lock().free.len() + count == self.size
     }
 
     /// Up to `most` segments to lend to a transfer, if nobody waits; one stays free for whoever comes next.

@@ -139,7 +139,8 @@ impl<'a> Transfer<'a> {
         self.lease.as_ref().is_some_and(wanted)
     }
 
-    /// The next bytes of the file; None after the last. They stay until the next are asked for.
+    /// The next bytes of the file; None after the last. They stay until the next are asked for. At most a segment's, or
+    /// 32 KiB where segments are smaller.
     pub fn next_chunk(&mut self) -> Result<Option<Chunk<'_>>, TransferError> {
         if let Some(run) = self.held.take() {
             self.release(run);
@@ -306,11 +307,7 @@ impl<'a> Transfer<'a> {
             if left.is_zero() {
                 return Step::TimedOut;
             }
-            // An answer comes soon. Where others are on their way, too, they come first whenever this thread yields, and a
-            // sleep costs less, since somebody is awake in any case.
-            let yields = lease.consumer.has_small_ring(session.arena.segment_size())
-                || !lease.answered && session.pool.is_quiet();
-            lease.consumer.wait(control, yields, left.min(LOOK));
+            lease.consumer.wait(control, lease.yields(), left.min(LOOK));
             // A file that the daemon cannot read on must not keep the others waiting.
             if lease.turn_is_over(&self.shared.gate) {
                 (lease.pass, lease.waived) = (None, true);

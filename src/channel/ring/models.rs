@@ -62,7 +62,7 @@ fn produce(area: &Area, sequence: u32, from: u32, chunks: u32, end: Kind) -> u32
             }
             match producer.take_free() {
                 Some(segment) => break segment,
-                None => producer.wait(SIZE, FOREVER),
+                None => producer.wait(false, FOREVER),
             }
         };
         area.put(segment, from + i);
@@ -255,7 +255,7 @@ fn produce_wrongly(area: &Area, sequence: u32, chunks: u32, wake: impl Fn(&Contr
             producer.poll(SEGMENTS).unwrap();
             match producer.take_free() {
                 Some(segment) => break segment,
-                None => producer.wait(SIZE, FOREVER),
+                None => producer.wait(false, FOREVER),
             }
         };
         area.put(segment, i);

@@ -93,6 +93,11 @@ impl Shared {
         self.idle.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether the worker that asks is the only one at work.
+    fn is_quiet(&self) -> bool {
+        self.idle.load(Ordering::Relaxed) + 1 >= self.threads
+    }
+
     fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }

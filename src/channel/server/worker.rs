@@ -12,7 +12,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use super::{STOP, Shared, session::Session};
 use crate::channel::layout::Kind;
-use crate::channel::ring::{Area, MAX_RUN, Producer, Run, Violation};
+use crate::channel::ring::{Area, MAX_RUN, Producer, Run, SMALL, Violation};
 use crate::channel::store::{OpenFile, StoreError};
 use crate::channel::wire::{Get, MAX_DATAGRAM};
 
@@ -240,8 +240,9 @@ impl Lease<'_> {
                 self.park(file, self.no_data());
                 return Err(Stop::Ended);
             }
-            let segment_size = self.session.arena.segment_size();
-            self.producer.wait(segment_size, PATIENCE_BUSY.min(patience - waited));
+            // As a proxy's thread does: see `Lease::yields` there.
+            let yields = self.session.arena.segment_size() < SMALL || self.shared.is_quiet();
+            self.producer.wait(yields, PATIENCE_BUSY.min(patience - waited));
         }
     }
 

@@ -53,8 +53,9 @@ pub unsafe extern "C" fn shm_channel_transfer_length(transfer: *const shm_channe
 
 /// Waits for the next bytes of the file.
 ///
-/// `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number; after the last bytes of the
-/// file, `data` receives NULL and `len` 0. Both are written only on success.
+/// `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number: at most a segment's, or 32 KiB
+/// where segments are smaller. After the last bytes of the file, `data` receives NULL and `len` 0. Both are written only
+/// on success.
 ///
 /// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
 /// SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
