@@ -88,6 +88,10 @@ pub(crate) fn producer(bytes: &[u8]) {
                 if let Some(segment) = producer.take_free() {
                     assert!(u32::from(segment) < SEGMENTS && !in_hand.contains(&segment));
                     in_hand.push(segment);
+                    if let Some(next) = producer.take_behind(segment) {
+                        assert!(next == segment + 1 && u32::from(next) < SEGMENTS && !in_hand.contains(&next));
+                        in_hand.push(next);
+                    }
                 }
             }
             _ => {
@@ -126,9 +130,17 @@ pub(crate) fn consumer(bytes: &[u8]) {
                         consumer.begin(&control);
                         ring = vec![LEAD];
                     } else {
-                        let keep = chunk.segment != LEAD && step >= 128;
-                        consumer.release(&control, chunk.into(), |_| keep);
-                        ring.retain(|&segment| !keep || segment != chunk.segment);
+                        let Ok(behind) = consumer.poll_behind(&control, SIZE, chunk) else { return };
+                        let run = Run { first: chunk.segment, count: 1 + u16::from(behind.is_some()), len: chunk.len };
+                        assert!(run.segments().all(|segment| ring.contains(&segment)));
+                        if behind.is_some_and(|last| last.kind.ends_lease()) {
+                            consumer.begin(&control);
+                            ring = vec![LEAD];
+                            continue;
+                        }
+                        let keep = |segment| segment != LEAD && step >= 128;
+                        consumer.release(&control, run, keep);
+                        ring.retain(|&segment| !keep(segment) || !run.segments().contains(&segment));
                     }
                 }
                 Err(_) => return,

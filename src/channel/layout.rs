@@ -34,7 +34,7 @@ const CACHE_LINE: u64 = 64;
 const PAGE: u64 = 4096;
 /// Where in a page segment 0 begins. Files begin with a page, and sockets copy to just behind the header of an answer:
 /// half a page is far from both. On some processors (AMD Zen 3) `rep movsb`, with which the kernel copies, is up to 20 times
-/// slower where the target lies 1 to 31 bytes behind the source, modulo 4096. See docs/performance.md.
+/// slower where the target lies 1 to 31 bytes behind the source, modulo 4096. See docs/protocol.md.
 const SKEW: u64 = PAGE / 2;
 
 /// The first bytes of an area, written by its owner before anyone else sees it. For people with a debugger: the sizes

@@ -49,6 +49,7 @@
 
 mod address;
 mod arena;
+mod awake;
 pub mod client;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

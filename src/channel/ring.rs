@@ -2,7 +2,7 @@
 //!
 //! A *lease* is one answer of the daemon: it begins with a request, carries any number of chunks, and ends with exactly
 //! one chunk whose kind ends it. The ring begins with the segment that the request names (the lead); the consumer may lend
-//! further segments while the lease runs and take them back chunk by chunk. Chunk k is told of at descriptor k mod 8.
+//! further segments while the lease runs and take them back one by one. Chunk k is told of at descriptor k mod 8.
 //!
 //! SYNC POINTS
 //! - chunk: the producer writes data, file words and descriptor, then stores `produced` (Release); the consumer loads
@@ -24,6 +24,7 @@ mod properties;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::awake;
 use super::layout::{Control, DESCRIPTORS, Descriptor, Kind, MAX_RING, Validator};
 use super::sync::{AtomicU32, Ordering, fence, futex};
 
@@ -56,10 +57,6 @@ pub(crate) const MAX_RUN: u32 = 32 << 10;
 
 /// Segments below this size are filled and sent faster than a thread falls asleep and wakes up.
 pub(crate) const SMALL: u32 = 64 << 10;
-
-/// How often a side lets other threads run before it sleeps, where what it waits for takes less time than a sleep and a wake:
-/// some 25 us where no other thread wants to run.
-const YIELDS: u32 = if cfg!(loom) { 0 } else { 50 };
 
 impl Run {
     pub(crate) fn segments(self) -> Range<u16> {
@@ -108,16 +105,6 @@ impl SegmentList {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
-}
-
-/// Lets other threads run until `is_over`, or says that this has taken long enough.
-fn yield_until(is_over: impl Fn() -> bool) -> bool {
-    (0..YIELDS).any(|_| {
-        is_over() || {
-            std::thread::yield_now();
-            false
-        }
-    })
 }
 
 fn slot(sequence: u32) -> usize {
@@ -262,7 +249,7 @@ impl<'c> Producer<'c> {
         let wake_at = self.consumed.wrapping_add(in_flight.div_ceil(2));
         let (mine, theirs) = (&self.control.producer, &self.control.consumer);
         let is_over = || reached(theirs.consumed.load(Ordering::Relaxed), wake_at) || self.cancelled();
-        if yields && yield_until(is_over) {
+        if yields && awake::until(is_over) {
             return;
         }
         mine.wake_at.store(wake_at, Ordering::Relaxed);
@@ -403,7 +390,7 @@ impl Consumer {
     pub(crate) fn wait(&self, control: &Control, yields: bool, timeout: Duration) {
         let (mine, theirs) = (&control.consumer, &control.producer);
         let is_over = || theirs.produced.load(Ordering::Relaxed) != self.next;
-        if yields && yield_until(is_over) {
+        if yields && awake::until(is_over) {
             return;
         }
         mine.parked.store(1, Ordering::Release);

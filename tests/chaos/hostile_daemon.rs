@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -271,4 +272,47 @@ fn a_daemon_that_breaks_off_cuts_the_client() {
     let end = Download::start(webproxy.port, "/0", library.content(0)).finish();
     assert_eq!(end, End::Short(100));
     drop(hostile);
+}
+
+#[test]
+fn a_bad_chunk_behind_a_good_one_costs_the_session_and_nothing_else() {
+    const SIZE: usize = SEGMENT_SIZE as usize;
+    const WHOLE: u64 = 10 * SIZE as u64;
+    /// What is told behind a chunk in this lent segment; the one behind it was lent, too, and the other was not.
+    type Bad = fn(lent: u32, other: u32) -> u64;
+    let bad: [(&str, Bad); 4] = [
+        ("an end before the end", |lent, _| chunk(100, lent + 1, END)),
+        ("reserved bits", |lent, _| chunk(100, lent + 1, DATA) | 1 << 60),
+        ("a chunk larger than its segment", |lent, _| chunk(SIZE as u64 + 1, lent + 1, DATA)),
+        ("a segment that was not lent", |_, other| chunk(100, other, DATA)),
+    ];
+    for (name, bad) in bad {
+        let library = Library::new(&[WHOLE as usize]);
+        let content = library.content(0).to_vec();
+        let is_first = AtomicBool::new(true);
+        let answer = serving(move |area, lead, sequence| {
+            // Then it is silent.
+            if !is_first.swap(false, Ordering::Relaxed) {
+                return;
+            }
+            let control = SIZES.control(lead);
+            area.write(SIZES.data(lead), &content[..SIZE]);
+            describe(area, lead, WHOLE);
+            publish(area, lead, sequence, chunk(SIZE as u64, lead, DATA));
+            until("two loans", || (area.word(control + 140) == 2).then_some(()));
+            let loans = [148, 152].map(|at| area.word(control + at));
+            let (lent, other) = (loans[0].min(loans[1]), 6 - lead - loans[0] - loans[1]);
+            area.write(SIZES.data(lent), &content[SIZE..2 * SIZE]);
+            for (ahead, descriptor) in [(1, chunk(SIZE as u64, lent, DATA)), (2, bad(lent, other))] {
+                let slot = u64::from(sequence.wrapping_add(ahead) % 8);
+                area.write(control + 64 + slot * 8, &descriptor.to_le_bytes());
+            }
+            area.write(control, &sequence.wrapping_add(3).to_le_bytes());
+        });
+        let hostile = Hostile::start(&library, answer);
+        let webproxy = start(&library);
+        let end = Download::start(webproxy.port, "/0", library.content(0)).finish();
+        assert_eq!(end, End::Short(2 * SIZE as u64), "{name}");
+        drop(hostile);
+    }
 }

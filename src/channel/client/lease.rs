@@ -8,8 +8,8 @@ use super::session::Session;
 use crate::channel::layout::MAX_RING;
 use crate::channel::ring::{Area, Consumer, Run, SMALL, SegmentList};
 
-/// The bytes that a lease keeps in flight, if there are segments: together with the socket's buffers they should stay in
-/// the second-level cache. Two segments at least.
+/// The bytes that a lease keeps in flight, if there are segments, so that small ones stay in the second-level cache together
+/// with the socket's buffers. Never fewer than two segments.
 const IN_FLIGHT: u32 = 512 << 10;
 
 /// How long a lease may keep its segment while others wait for one, and how long all that wait may take together until
@@ -54,7 +54,8 @@ impl<'a> Lease<'a> {
     /// thread yields.
     pub(super) fn yields(&self) -> bool {
         let is_small = self.answered && self.session.arena.segment_size() < SMALL;
-        is_small || self.session.pool.has_lent_out(1 + self.loans.len())
+        let pool = &self.session.pool;
+        is_small || pool.waiters() == 0 && pool.has_lent_out(1 + self.loans.len())
     }
 
     /// Lends idle segments, if `left` bytes do not fit the lease's own.

@@ -93,9 +93,9 @@ impl Shared {
         self.idle.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether the worker that asks is the only one at work.
+    /// Whether the worker that asks is the only one at work. Of one worker nobody knows who else waits for it.
     fn is_quiet(&self) -> bool {
-        self.idle.load(Ordering::Relaxed) + 1 >= self.threads
+        self.threads > 1 && self.idle.load(Ordering::Relaxed) + 1 >= self.threads
     }
 
     fn stopping(&self) -> bool {
