@@ -44,8 +44,9 @@
 //! # }
 //! ```
 //!
-//! From the bottom up: `layout` and `wire` say where each number is; `arena` maps the memory; `ring` hands chunks over;
-//! [`client`] and [`server`] keep sessions. Neither side believes what the other writes: see `ring::Violation`.
+//! From the bottom up: `layout` and `wire` say where each number is; `arena` maps the memory; `ring` hands chunks over,
+//! and `awake` is how both sides wait for them at first; [`client`] and [`server`] keep sessions. Neither side believes what
+//! the other writes: see `ring::Violation`.
 
 mod address;
 mod arena;
