@@ -60,6 +60,11 @@ typedef struct {
    */
   uint32_t cache_wait_ms;
   /**
+   * For how many milliseconds after a request its answer may be given to others for the same path, without simplecached
+   * being asked (0: it is asked each time). For small files that are asked for all the time.
+   */
+  uint32_t max_age_ms;
+  /**
    * After how many milliseconds in which it takes no byte a client is dropped: 1 or more (30000).
    */
   uint32_t stall_ms;

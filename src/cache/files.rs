@@ -15,7 +15,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::catalog::Catalog;
-use crate::channel::{OpenFile, StoreError, Validator};
+use crate::channel::{OpenFile, StoreError, TICK, Validator};
 
 /// For so long an open descriptor is used without a look at whether its path leads to another file by now, unless the
 /// file has no name any more.
@@ -24,8 +24,6 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// At most so many descriptors are kept, whatever the limit allows.
 const MOST_KEPT: usize = 16384;
 
-/// The time stamps of files stand still for so long at most: a clock tick, on kernels that have nothing finer.
-const TICK: Duration = Duration::from_millis(10);
 /// So often a file is looked at again that was written within the last tick.
 const SETTLE: u32 = 10;
 

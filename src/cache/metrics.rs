@@ -31,6 +31,8 @@ pub(super) fn tell(metrics: &Metrics, daemon: &Arc<Daemon>) {
         metrics.count("requests_total", help, &[("status", status)], stats(read));
     }
     metrics.count("read_bytes_total", "Bytes of files put into shared memory.", none, stats(|s| s.bytes));
+    let help = "Requests for a file that the proxy still had in its segment.";
+    metrics.count("confirmed_total", help, none, stats(|s| s.confirmed));
     metrics.count("parks_total", "Times that a transfer was parked.", none, stats(|s| s.parks));
     metrics.count("resumes_total", "Requests to go on with a transfer.", none, stats(|s| s.resumes));
     metrics.gauge("parked_transfers", "Parked transfers whose file is held.", none, stats(|s| s.parked as u64));

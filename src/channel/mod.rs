@@ -65,5 +65,6 @@ pub use address::{BindError, default_socket};
 pub use client::{Absence, Client, ClientConfig, ClientError, ClientStats, OpenError, Transfer, TransferError};
 pub use layout::{LayoutError, MAX_AREA, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE, Validator};
 pub use server::{Server, ServerConfig, ServerError, ServerStats};
+pub(crate) use store::TICK;
 pub use store::{OpenFile, Store, StoreError};
 pub use wire::MAX_KEY;

@@ -5,10 +5,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::layout::Validator;
+
+/// The time stamps of files stand still for so long at most: a clock tick, on kernels that have nothing finer.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// Gives files by key. Called by the worker threads, several at once.
 pub trait Store: Send + Sync {
@@ -102,5 +106,11 @@ impl Validator {
                 .wrapping_mul(1_000_000_000)
                 .wrapping_add(metadata.mtime_nsec().cast_unsigned()),
         }
+    }
+
+    /// Whether the last write was at least a tick ago at `then`, so that each later one changes the time.
+    pub(crate) fn was_settled(&self, then: Instant) -> bool {
+        let modified = UNIX_EPOCH + Duration::from_nanos(self.modified_ns);
+        SystemTime::now().duration_since(modified).is_ok_and(|age| age.saturating_sub(then.elapsed()) >= TICK)
     }
 }

@@ -20,6 +20,8 @@ const GET_HEADER: usize = 64;
 
 /// The request's validator counts: go on with this state of the file or tell that it changed.
 const FLAG_VALIDATOR: u32 = 1;
+/// The lead holds all of the file in the validator's state, from a lease before.
+const FLAG_HELD: u32 = 2;
 
 /// The first datagram of a proxy; the memory's descriptor comes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +44,23 @@ pub(crate) enum HelloReply {
     Refused(String),
 }
 
+/// What a proxy has of the file that it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    Nothing,
+    /// What lies before the offset: go on with this state of the file or tell that it changed.
+    Begun(Validator),
+    /// The lead holds all of it: if it still is in this state, it need not be read again.
+    Held(Validator),
+}
+
 /// A request: a lease on `lead` that begins at `offset` of the file behind `key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Get<'a> {
     pub(crate) lead: u16,
     pub(crate) sequence: u32,
     pub(crate) offset: u64,
-    pub(crate) validator: Option<Validator>,
+    pub(crate) known: Known,
     pub(crate) key: &'a [u8],
 }
 
@@ -172,8 +184,11 @@ impl HelloReply {
 impl<'a> Get<'a> {
     /// Writes the datagram over `buffer`, which is kept from request to request.
     pub(crate) fn encode(&self, buffer: &mut Vec<u8>) {
-        let flags = if self.validator.is_some() { FLAG_VALIDATOR } else { 0 };
-        let validator = self.validator.unwrap_or_default();
+        let (flags, validator) = match self.known {
+            Known::Nothing => (0, Validator::default()),
+            Known::Begun(validator) => (FLAG_VALIDATOR, validator),
+            Known::Held(validator) => (FLAG_HELD, validator),
+        };
         buffer.clear();
         buffer.extend(MAGIC.to_le_bytes());
         buffer.extend(TYPE_GET.to_le_bytes());
@@ -193,9 +208,6 @@ impl<'a> Get<'a> {
     pub(crate) fn decode(datagram: &'a [u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(datagram, TYPE_GET)?;
         let flags = r.u32()?;
-        if flags & !FLAG_VALIDATOR != 0 {
-            return Err(Malformed("flags"));
-        }
         let sequence = r.u32()?;
         let lead = r.u16()?;
         let key_len = r.u16()? as usize;
@@ -208,8 +220,13 @@ impl<'a> Get<'a> {
         if key.len() != key_len || key.len() > MAX_KEY {
             return Err(Malformed("key length"));
         }
-        let validator = (flags & FLAG_VALIDATOR != 0).then_some(validator);
-        Ok(Self { lead, sequence, offset, validator, key })
+        let known = match flags {
+            0 => Known::Nothing,
+            FLAG_VALIDATOR => Known::Begun(validator),
+            FLAG_HELD if offset == 0 => Known::Held(validator),
+            _ => return Err(Malformed("flags")),
+        };
+        Ok(Self { lead, sequence, offset, known, key })
     }
 }
 
@@ -220,7 +237,7 @@ mod tests {
     #[test]
     fn a_get_has_the_documented_length() {
         let mut buffer = Vec::new();
-        Get { lead: 1, sequence: 2, offset: 3, validator: None, key: b"" }.encode(&mut buffer);
+        Get { lead: 1, sequence: 2, offset: 3, known: Known::Nothing, key: b"" }.encode(&mut buffer);
         assert_eq!(buffer.len(), GET_HEADER);
     }
 
@@ -228,9 +245,17 @@ mod tests {
     fn what_is_encoded_is_decoded() {
         let mut buffer = Vec::new();
         let validator = Validator { device: 1, inode: 2, len: 3, modified_ns: 4 };
-        let get = Get { lead: 7, sequence: u32::MAX, offset: 1 << 40, validator: Some(validator), key: b"/k" };
-        get.encode(&mut buffer);
-        assert_eq!(Get::decode(&buffer), Ok(get));
+        for (known, offset) in [(Known::Nothing, 5), (Known::Begun(validator), 1 << 40), (Known::Held(validator), 0)] {
+            let get = Get { lead: 7, sequence: u32::MAX, offset, known, key: b"/k" };
+            get.encode(&mut buffer);
+            assert_eq!(Get::decode(&buffer), Ok(get));
+        }
+        for flags in [FLAG_VALIDATOR | FLAG_HELD, 4] {
+            buffer[8] = flags as u8;
+            assert_eq!(Get::decode(&buffer), Err(Malformed("flags")));
+        }
+        Get { lead: 7, sequence: 0, offset: 1, known: Known::Held(validator), key: b"/k" }.encode(&mut buffer);
+        assert_eq!(Get::decode(&buffer), Err(Malformed("flags")));
         buffer.pop();
         assert_eq!(Get::decode(&buffer), Err(Malformed("key length")));
 

@@ -49,7 +49,7 @@ impl Default for Settings {
 
 impl Settings {
     /// The defaults, but for what `GFPROXY_ORIGIN`, `GFPROXY_SOCKET`, `GFPROXY_SEGMENTS`, `GFPROXY_SEGMENT_SIZE`,
-    /// `GFPROXY_CACHE_WAIT_MS`, `GFPROXY_STALL_MS` and `GFPROXY_METRICS` say.
+    /// `GFPROXY_CACHE_WAIT_MS`, `GFPROXY_MAX_AGE_MS`, `GFPROXY_STALL_MS` and `GFPROXY_METRICS` say.
     pub(crate) fn from_environment() -> Result<Self, SettingsError> {
         let origin = env::var("GFPROXY_ORIGIN").ok().filter(|url| !url.is_empty());
         let metrics = env::var("GFPROXY_METRICS").ok().filter(|address| !address.is_empty());
@@ -66,6 +66,9 @@ impl Settings {
         }
         if let Some(ms) = read("GFPROXY_CACHE_WAIT_MS", 0..=u32::MAX)? {
             channel.wait = Duration::from_millis(ms.into());
+        }
+        if let Some(ms) = read("GFPROXY_MAX_AGE_MS", 0..=u32::MAX)? {
+            channel.max_age = Duration::from_millis(ms.into());
         }
         if let Some(ms) = read("GFPROXY_STALL_MS", 1..=u32::MAX)? {
             settings.stall = Duration::from_millis(ms.into());

@@ -7,9 +7,12 @@ mod fixture;
 mod pair;
 #[path = "../common/programs.rs"]
 mod programs;
+#[path = "../common/scrape.rs"]
+mod scrape;
 
 mod c_interface;
 mod descriptors;
+mod held;
 mod in_place;
 mod odd_files;
 mod reload;

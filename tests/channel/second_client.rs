@@ -87,13 +87,17 @@ impl SecondClient {
 
     /// Begins a lease.
     fn get(&self, lead: usize, key: &[u8], offset: u64, validator: Option<[u64; 4]>) {
+        self.ask(lead, key, offset, u32::from(validator.is_some()), validator.unwrap_or_default());
+    }
+
+    /// Begins a lease with these flags.
+    fn ask(&self, lead: usize, key: &[u8], offset: u64, flags: u32, validator: [u64; 4]) {
         let control = self.control(lead);
         for word in [LENT_COUNT, KEPT, CANCELLED] {
             self.memory.store(control + word, 0);
         }
         self.memory.store(control + CONSUMED, self.next[lead]);
-        let [device, inode, len, modified] = validator.unwrap_or_default();
-        let flags = u32::from(validator.is_some());
+        let [device, inode, len, modified] = validator;
         let (sequence, key_len) = (self.next[lead], key.len() as u16);
         let mut get = datagram![MAGIC, 4u16, 0u16, flags, sequence, lead as u16, key_len, 0u32, offset];
         get.extend(datagram![device, inode, len, modified]);
@@ -213,6 +217,39 @@ fn an_offset_and_a_validator_go_on_with_a_file_or_tell_that_it_changed() {
     }
     client.get(0, b"f", 5001, Some(validator));
     assert_eq!(client.finish(0), (Vec::new(), CHANGED));
+}
+
+#[test]
+fn a_segment_that_holds_the_file_is_not_filled_again_unless_it_changed() {
+    const HELD: u32 = 2;
+    let (file, long) = (bytes(1000), bytes(1001));
+    let served = Served::start(&[("f", &file), ("empty", b""), ("long", &long)]);
+    let mut client = SecondClient::connect(&served.path("socket"), 2, 1000);
+    assert!(client.fetch(0, b"f") == file);
+    let validator = client.file(0);
+    // Lead 1 holds nothing of the kind: what is handed out shows that nobody wrote to it.
+    client.ask(1, b"f", 0, HELD, validator);
+    assert_eq!(client.finish(1), (vec![0; 1000], END));
+    assert_eq!(client.file(1), validator);
+    for at in 0..4 {
+        let mut other = validator;
+        other[at] ^= 1;
+        client.ask(0, b"f", 0, HELD, other);
+        assert_eq!(client.finish(0), (file.clone(), END));
+        assert_eq!(client.file(0), validator);
+    }
+    client.ask(0, b"none", 0, HELD, validator);
+    assert_eq!(client.finish(0), (Vec::new(), NOT_FOUND));
+    client.fetch(0, b"empty");
+    client.ask(0, b"empty", 0, HELD, client.file(0));
+    assert_eq!(client.finish(0), (Vec::new(), END));
+    // What cannot be in one segment is read.
+    client.fetch(0, b"long");
+    client.ask(0, b"long", 0, HELD, client.file(0));
+    assert_eq!(client.finish(0), (long, END));
+    // All of a file begins at 0.
+    client.ask(0, b"f", 1, HELD, validator);
+    assert!(receive(client.socket.as_fd()).0.is_empty(), "the server hangs up");
 }
 
 #[test]

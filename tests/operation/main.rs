@@ -6,11 +6,12 @@ mod fixture;
 mod pair;
 #[path = "../common/programs.rs"]
 mod programs;
+#[path = "../common/scrape.rs"]
+mod scrape;
 #[path = "../common/static_origin.rs"]
 mod static_origin;
 
 mod documents;
 mod logs;
 mod metrics;
-mod scrape;
 mod stuck;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::gate::{Gate, Pass};
+use super::pool::Held;
 use super::session::Session;
 use crate::channel::layout::MAX_RING;
 use crate::channel::ring::{Area, Consumer, Run, SMALL, SegmentList};
@@ -23,7 +24,12 @@ pub(super) struct Lease<'a> {
     pub(super) session: Arc<Session>,
     pub(super) consumer: Consumer,
     loans: Vec<Consumer>,
-    begun: Instant,
+    /// What the lead held when the request was made, and the request told of.
+    pub(super) offered: Option<Held>,
+    /// What it holds now: all of a file.
+    pub(super) held: Option<Held>,
+    /// When the request was made.
+    pub(super) begun: Instant,
     pub(super) pass: Option<Pass<'a>>,
     /// It goes on without a pass: it has waited for one long enough, or had to give it up.
     pub(super) waived: bool,
@@ -34,9 +40,22 @@ pub(super) struct Lease<'a> {
 }
 
 impl<'a> Lease<'a> {
-    pub(super) fn new(session: Arc<Session>, consumer: Consumer, pass: Option<Pass<'a>>, waived: bool) -> Self {
-        let begun = Instant::now();
-        Self { session, consumer, loans: Vec::new(), begun, pass, waived, answered: false, ended: false }
+    /// A lease whose request was made at `begun`.
+    pub(super) fn new(
+        session: Arc<Session>,
+        consumer: Consumer,
+        offered: Option<Held>,
+        begun: Instant,
+        pass: Option<Pass<'a>>,
+        waived: bool,
+    ) -> Self {
+        let (loans, held) = (Vec::new(), None);
+        Self { session, consumer, loans, offered, held, begun, pass, waived, answered: false, ended: false }
+    }
+
+    /// A lease that needs no request: its lead holds the file.
+    pub(super) fn of_held(session: Arc<Session>, consumer: Consumer, held: Option<Held>, now: Instant) -> Self {
+        Self { held, answered: true, ended: true, ..Self::new(session, consumer, None, now, None, false) }
     }
 
     /// Whether others wait for the pass that this lease has had for long enough.
@@ -106,14 +125,14 @@ impl<'a> Lease<'a> {
     /// Gives all segments back; those of a lease that has not ended only once it has.
     pub(super) fn leave(self) {
         // The pass goes last: whoever gets it is to find the segments.
-        let Self { session, mut consumer, loans, ended, pass: _pass, .. } = self;
+        let Self { session, mut consumer, loans, held, ended, pass: _pass, .. } = self;
         if session.is_lost() {
             return;
         }
         let control = session.arena.control(consumer.lead());
         let ended = if ended { Ok(true) } else { consumer.cancel(control, session.arena.segment_size()) };
         match ended {
-            Ok(true) => session.pool.give_back(loans.into_iter().chain([consumer])),
+            Ok(true) => session.pool.give_back_holding(consumer, held, loans),
             Ok(false) => session.pool.quarantine(consumer, loans),
             Err(violation) => session.lose(Some(&violation.to_string())),
         }

@@ -53,11 +53,20 @@ pub struct ClientConfig {
     pub segment_size: u32,
     /// How long a request, or a transfer that has begun, waits for a daemon that is absent or silent.
     pub wait: Duration,
+    /// For how long after a request its answer may be given to others for the same key, without the daemon being asked.
+    /// That is for small files that are asked for all the time; zero asks the daemon each time.
+    pub max_age: Duration,
 }
 
 impl Default for ClientConfig {
     fn default() -> Self {
-        Self { socket: default_socket(), segments: 8, segment_size: 1 << 20, wait: Duration::from_secs(10) }
+        Self {
+            socket: default_socket(),
+            segments: 8,
+            segment_size: 1 << 20,
+            wait: Duration::from_secs(10),
+            max_age: Duration::ZERO,
+        }
     }
 }
 

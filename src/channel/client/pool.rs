@@ -2,16 +2,62 @@
 
 #[cfg(all(test, loom))]
 mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::channel::layout::Validator;
 use crate::channel::ring::{Area, Consumer, Violation};
 use crate::channel::sync::{AtomicU32, Condvar, Mutex, Ordering};
 
 /// How often a waiter looks whether quarantined segments are free again.
 const REAP: Duration = Duration::from_millis(5);
+
+/// Free segments that still hold a file are remembered up to this number: one look goes through all of them.
+const MOST_HOLDING: usize = 256;
+
+/// For so long a segment counts as holding what the daemon read into it. After a change that leaves size and modification time
+/// as they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
+const HOLDS_FOR: Duration = Duration::from_secs(1);
+
+/// What a segment holds: all of a file.
+#[derive(Debug)]
+pub(crate) struct Held {
+    key: Box<[u8]>,
+    pub(crate) file: Validator,
+    /// When the request was made that the daemon answered by reading the file.
+    read: Instant,
+    /// When the last request was made that the daemon answered with this state of the file.
+    confirmed: Instant,
+}
+
+impl Held {
+    /// What a segment holds after an answer with all of a file, to a request that was made at `asked` and offered
+    /// `offered`.
+    pub(crate) fn after(offered: Option<Self>, key: &[u8], file: Validator, asked: Instant) -> Option<Self> {
+        match offered {
+            Some(offered) if offered.file == file => Some(Self { confirmed: asked, ..offered }),
+            // Else a write from now on might not show.
+            _ => file.was_settled(asked).then(|| Self { key: key.into(), file, read: asked, confirmed: asked }),
+        }
+    }
+
+    /// Whether it needs no second reading, should the daemon say that the file is unchanged.
+    pub(crate) fn is_worth_an_offer(&self, now: Instant) -> bool {
+        now.duration_since(self.read) < HOLDS_FOR
+    }
+
+    /// Whether the daemon was asked so short a time ago that it need not be asked again.
+    pub(crate) fn is_fresh(&self, now: Instant, max_age: Duration) -> bool {
+        now.duration_since(self.confirmed) < max_age
+    }
+}
+
+/// A segment that is free, and what it holds.
+type Free = (Consumer, Option<Held>);
 
 /// The segments of a lease that was given up before its end was seen. The daemon may still write into them.
 #[derive(Debug)]
@@ -23,14 +69,16 @@ struct Quarantined {
 /// One thread's place in the queue.
 #[derive(Debug, Default)]
 struct Seat {
-    given: Mutex<Option<Consumer>>,
+    given: Mutex<Option<Free>>,
     called: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Last in, first out: the segment used last is the one in the processor's cache.
-    free: Vec<Consumer>,
+    /// Free segments that hold no file. Last in, first out: the one used last is the one in the processor's cache.
+    blank: Vec<Consumer>,
+    /// Free segments that hold a file, the one used last at the end.
+    holding: VecDeque<(Consumer, Held)>,
     queue: VecDeque<Arc<Seat>>,
     quarantine: Vec<Quarantined>,
     closed: bool,
@@ -56,20 +104,25 @@ pub(crate) enum NoSegment {
 impl Pool {
     pub(crate) fn new(segments: Vec<Consumer>) -> Self {
         let size = segments.len();
-        let state = State { free: segments, ..State::default() };
+        let state = State { blank: segments, ..State::default() };
         Self { size, state: Mutex::new(state), waiting: AtomicU32::new(0) }
     }
 
-    /// A segment, after everybody who asked before.
-    pub(crate) fn acquire(&self, area: &impl Area, deadline: Instant) -> Result<Consumer, NoSegment> {
+    /// A segment, after everybody who asked before; with what it holds, if that is the file behind `key`.
+    pub(crate) fn acquire(&self, area: &impl Area, key: &[u8], deadline: Instant) -> Result<Free, NoSegment> {
+        let (consumer, held) = self.acquire_any(area, key, deadline)?;
+        Ok((consumer, held.filter(|held| *held.key == *key)))
+    }
+
+    fn acquire_any(&self, area: &impl Area, key: &[u8], deadline: Instant) -> Result<Free, NoSegment> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(NoSegment::Closed);
         }
         if state.queue.is_empty() {
             state.reap(area).map_err(NoSegment::Violation)?;
-            if let Some(consumer) = state.free.pop() {
-                return Ok(consumer);
+            if let Some(free) = state.take(key) {
+                return Ok(free);
             }
         }
         let seat = Arc::new(Seat::default());
@@ -78,8 +131,8 @@ impl Pool {
         let outcome = loop {
             let until = if state.quarantine.is_empty() { deadline } else { deadline.min(Instant::now() + REAP) };
             seat.called.wait_until(&mut state, until);
-            if let Some(consumer) = seat.given.lock().take() {
-                break Ok(consumer);
+            if let Some(free) = seat.given.lock().take() {
+                break Ok(free);
             }
             if state.closed {
                 break Err(NoSegment::Closed);
@@ -88,8 +141,8 @@ impl Pool {
                 break Err(NoSegment::Violation(violation));
             }
             state.serve_queue();
-            if let Some(consumer) = seat.given.lock().take() {
-                break Ok(consumer);
+            if let Some(free) = seat.given.lock().take() {
+                break Ok(free);
             }
             if Instant::now() >= deadline {
                 break Err(NoSegment::TimedOut);
@@ -105,7 +158,7 @@ impl Pool {
 
     /// Whether just so many segments are not here.
     pub(crate) fn has_lent_out(&self, count: usize) -> bool {
-        self.state.lock().free.len() + count == self.size
+        self.state.lock().free() + count == self.size
     }
 
     /// Up to `most` segments to lend to a transfer, if nobody waits; one stays free for whoever comes next.
@@ -114,18 +167,33 @@ impl Pool {
         if !state.queue.is_empty() || state.closed {
             return Ok(Vec::new());
         }
-        // Those of the transfer that streamed before, as a rule.
-        if state.free.len() <= most {
+        if state.free() <= most {
             state.reap(area)?;
         }
-        let keep = state.free.len().saturating_sub(most).max(1).min(state.free.len());
-        Ok(state.free.split_off(keep))
+        let count = most.min(state.free().saturating_sub(1));
+        // Those of the transfer that streamed before, as a rule.
+        let blank = state.blank.len().saturating_sub(count);
+        let mut borrowed = state.blank.split_off(blank);
+        let more = count - borrowed.len();
+        borrowed.extend(state.holding.drain(..more).map(|(consumer, _)| consumer));
+        Ok(borrowed)
     }
 
     /// Takes segments back whose lease has ended.
     pub(crate) fn give_back(&self, segments: impl IntoIterator<Item = Consumer>) {
         let mut state = self.state.lock();
-        state.free.extend(segments);
+        state.blank.extend(segments);
+        state.serve_queue();
+    }
+
+    /// Takes the segments of a lease that has ended back: its lead, which may hold a file, and its loans.
+    pub(crate) fn give_back_holding(&self, lead: Consumer, held: Option<Held>, loans: Vec<Consumer>) {
+        let mut state = self.state.lock();
+        state.blank.extend(loans);
+        match held {
+            Some(held) => state.hold(lead, held),
+            None => state.blank.push(lead),
+        }
         state.serve_queue();
     }
 
@@ -156,11 +224,35 @@ impl Pool {
         // A violation shows again to whoever wants a segment next.
         let _ = state.reap(area);
         state.serve_queue();
-        (state.free.len(), state.quarantine.iter().map(|q| 1 + q.loans.len()).sum())
+        (state.free(), state.quarantine.iter().map(|q| 1 + q.loans.len()).sum())
     }
 }
 
 impl State {
+    /// How many segments are free.
+    fn free(&self) -> usize {
+        self.blank.len() + self.holding.len()
+    }
+
+    /// A free segment for `key`: one that holds its file, else a blank one, else the one whose file was not asked for the
+    /// longest.
+    fn take(&mut self, key: &[u8]) -> Option<Free> {
+        if let Some(at) = self.holding.iter().rposition(|(_, held)| *held.key == *key) {
+            return self.holding.remove(at).map(|(consumer, held)| (consumer, Some(held)));
+        }
+        self.blank.pop().or_else(|| Some(self.holding.pop_front()?.0)).map(|consumer| (consumer, None))
+    }
+
+    /// Takes a segment back that holds a file.
+    fn hold(&mut self, consumer: Consumer, held: Held) {
+        if self.holding.len() == MOST_HOLDING
+            && let Some((oldest, _)) = self.holding.pop_front()
+        {
+            self.blank.push(oldest);
+        }
+        self.holding.push_back((consumer, held));
+    }
+
     /// Frees the quarantined segments whose lease has ended meanwhile.
     fn reap(&mut self, area: &impl Area) -> Result<(), Violation> {
         let mut i = 0;
@@ -169,8 +261,8 @@ impl State {
             let control = area.control(consumer.lead());
             if consumer.drain(control, area.segment_size())? {
                 let Quarantined { consumer, loans } = self.quarantine.swap_remove(i);
-                self.free.push(consumer);
-                self.free.extend(loans);
+                self.blank.push(consumer);
+                self.blank.extend(loans);
             } else {
                 i += 1;
             }
@@ -190,10 +282,12 @@ impl State {
 
     /// Gives free segments to those who wait.
     fn serve_queue(&mut self) {
-        while !self.free.is_empty()
+        while self.free() > 0
             && let Some(seat) = self.queue.pop_front()
         {
-            *seat.given.lock() = self.free.pop();
+            // The one used last, as a rule the only one: perhaps with the very file.
+            let holding = self.holding.pop_back().map(|(consumer, held)| (consumer, Some(held)));
+            *seat.given.lock() = holding.or_else(|| self.blank.pop().map(|consumer| (consumer, None)));
             seat.called.notify_one();
         }
     }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::error::{OpenError, TransferError};
 use super::lease::{Lease, ROUND};
-use super::pool::NoSegment;
+use super::pool::{Held, NoSegment};
 use super::session::Session;
 use crate::channel::layout::{Kind, Validator};
 use crate::channel::ring::{Area, MAX_RUN, Published, Run, SMALL, Violation};
-use crate::channel::wire::{Get, MAX_KEY};
+use crate::channel::wire::{Get, Known, MAX_KEY};
 use crate::reply::Chunk;
 
 /// Transfers with more than so many small segments to come may take turns.
@@ -88,6 +88,7 @@ impl<'a> Transfer<'a> {
         let mut attempts = 0;
         loop {
             match transfer.request(&mut deadline) {
+                Ok(()) if transfer.ready.is_some() => return Ok(transfer),
                 Ok(()) => {}
                 // A daemon that comes and goes, or breaks the protocol each time, must not be waited for longer.
                 Err(NoLease::Lost) if Instant::now() < deadline => continue,
@@ -241,7 +242,8 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Begins a lease at `self.at`. What the wait for a pass takes is added to the deadline.
+    /// Begins a lease at `self.at`, or finds all of the file in a segment, ready. What the wait for a pass takes is added
+    /// to the deadline.
     fn request(&mut self, deadline: &mut Instant) -> Result<(), NoLease> {
         let mut pass = None;
         let takes_turns = self.takes_turns();
@@ -256,8 +258,9 @@ impl<'a> Transfer<'a> {
             let stopped = self.shared.state.lock().stopped;
             return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
         };
-        let mut consumer = match session.pool.acquire(&session.arena, *deadline) {
-            Ok(consumer) => consumer,
+        let (mut consumer, held) = match session.pool.acquire(&session.arena, self.key, *deadline) {
+            // Of a file that was begun there is no telling whether this is the same state.
+            Ok((consumer, held)) => (consumer, held.filter(|_| self.file.is_none())),
             Err(NoSegment::Closed) => return Err(NoLease::Lost),
             Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
             Err(NoSegment::Violation(violation)) => {
@@ -266,8 +269,24 @@ impl<'a> Transfer<'a> {
             }
         };
         let lead = consumer.lead();
+        let now = Instant::now();
+        if let Some(file) =
+            held.as_ref().filter(|held| held.is_fresh(now, self.shared.config.max_age)).map(|held| held.file)
+        {
+            self.session = Arc::downgrade(&session);
+            self.file = Some(file);
+            self.ready = Some(Published { segment: lead, len: file.len as u32, kind: Kind::End });
+            self.lease = Some(Lease::of_held(session, consumer, held, now));
+            return Ok(());
+        }
+        let offered = held.filter(|held| held.is_worth_an_offer(now));
+        let known = match (self.file, &offered) {
+            (Some(file), _) => Known::Begun(file),
+            (None, Some(offered)) => Known::Held(offered.file),
+            (None, None) => Known::Nothing,
+        };
         let sequence = consumer.begin(session.arena.control(lead));
-        let get = Get { lead, sequence, offset: self.at, validator: self.file, key: self.key };
+        let get = Get { lead, sequence, offset: self.at, known, key: self.key };
         if let Err(error) = send(&session, &get, *deadline) {
             if error.kind() == std::io::ErrorKind::TimedOut {
                 session.pool.give_back([consumer]);
@@ -282,7 +301,7 @@ impl<'a> Transfer<'a> {
             self.sessions_lost += 1;
             self.shared.resumed.fetch_add(1, Ordering::Relaxed);
         }
-        self.lease = Some(Lease::new(session, consumer, pass, waived));
+        self.lease = Some(Lease::new(session, consumer, offered, now, pass, waived));
         Ok(())
     }
 
@@ -314,6 +333,7 @@ impl<'a> Transfer<'a> {
             }
         };
         lease.ended = chunk.kind.ends_lease();
+        let offered = lease.offered.take();
         if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
             return Step::Refused(chunk.kind);
         }
@@ -327,6 +347,9 @@ impl<'a> Transfer<'a> {
                 return Step::Lost;
             }
             self.file = Some(file);
+            if chunk.kind == Kind::End && self.at == 0 {
+                lease.held = Held::after(offered, self.key, file, lease.begun);
+            }
         }
         if self.fits(chunk) {
             Step::Chunk(chunk)

@@ -24,6 +24,8 @@ pub struct ServerStats {
     pub resumes: u64,
     /// Bytes of files that were put into shared memory.
     pub bytes: u64,
+    /// Requests for a file that the proxy's segment still held: those of `served` for which nothing was read.
+    pub confirmed: u64,
     /// Sessions so far.
     pub sessions: u64,
     /// Sessions that were ended because the proxy broke the protocol.
@@ -49,6 +51,7 @@ pub(super) struct Counters {
     parks: AtomicU64,
     resumes: AtomicU64,
     bytes: AtomicU64,
+    confirmed: AtomicU64,
     sessions: AtomicU64,
     dropped: AtomicU64,
 }
@@ -76,6 +79,10 @@ impl Counters {
         self.bytes.fetch_add(count, Ordering::Relaxed);
     }
 
+    pub(super) fn confirm(&self) {
+        self.confirmed.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn session(&self) {
         self.sessions.fetch_add(1, Ordering::Relaxed);
     }
@@ -99,6 +106,7 @@ impl Shared {
             parks: read(&counters.parks),
             resumes: read(&counters.resumes),
             bytes: read(&counters.bytes),
+            confirmed: read(&counters.confirmed),
             sessions: read(&counters.sessions),
             dropped: read(&counters.dropped),
             peers: sessions.len(),

@@ -14,7 +14,7 @@ use super::{STOP, Shared, session::Session};
 use crate::channel::layout::Kind;
 use crate::channel::ring::{Area, MAX_RUN, Producer, Run, SMALL, Violation};
 use crate::channel::store::{OpenFile, StoreError};
-use crate::channel::wire::{Get, MAX_DATAGRAM};
+use crate::channel::wire::{Get, Known, MAX_DATAGRAM};
 
 /// How long a worker waits for a proxy that releases nothing before it parks the transfer: while other workers are idle,
 /// and while none is.
@@ -133,7 +133,7 @@ fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), V
             lease.end(end);
             Ok(())
         }
-        Ok(file) => match lease.stream(&file, get.offset) {
+        Ok(file) => match lease.stream(&file, get) {
             Ok(()) | Err(Stop::Ended) => Ok(()),
             Err(Stop::SessionEnded) => {
                 session.unlease(get.lead);
@@ -147,10 +147,14 @@ fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), V
 impl Lease<'_> {
     /// The file that the request asks for, or how the lease ends without it.
     fn open(&self, get: &Get<'_>) -> Result<Arc<OpenFile>, Kind> {
-        if get.validator.is_some() {
+        let begun = match get.known {
+            Known::Begun(validator) => Some(validator),
+            Known::Nothing | Known::Held(_) => None,
+        };
+        if begun.is_some() {
             self.shared.counters.resume();
         }
-        if let Some(file) = get.validator.and_then(|wanted| self.session.take_parked(&wanted))
+        if let Some(file) = begun.and_then(|wanted| self.session.take_parked(&wanted))
             && get.offset <= file.validator().len
         {
             return Ok(file);
@@ -163,16 +167,21 @@ impl Lease<'_> {
                 StoreError::Failed(_) => Kind::Failed,
             }
         })?;
-        let fits = get.validator.is_none_or(|wanted| wanted == *file.validator());
+        let fits = begun.is_none_or(|wanted| wanted == *file.validator());
         if fits && get.offset <= file.validator().len { Ok(file) } else { Err(Kind::Changed) }
     }
 
-    /// Publishes the file from `offset` on, run by run.
-    fn stream(&mut self, file: &Arc<OpenFile>, offset: u64) -> Result<(), Stop> {
+    /// Publishes the file from the request's offset on, run by run.
+    fn stream(&mut self, file: &Arc<OpenFile>, get: &Get<'_>) -> Result<(), Stop> {
         let validator = file.validator();
         self.producer.describe(validator);
-        let turn = Turn { begun: Instant::now(), offset };
-        let mut at = offset;
+        if get.known == Known::Held(*validator) && validator.len <= self.session.arena.segment_size().into() {
+            self.shared.counters.confirm();
+            self.publish_end(Run { first: self.lead, count: 1, len: validator.len as u32 }, Kind::End);
+            return Ok(());
+        }
+        let turn = Turn { begun: Instant::now(), offset: get.offset };
+        let mut at = get.offset;
         loop {
             let run = self.next_run(file, validator.len - at)?;
             match self.session.arena.fill(run, file.file(), at) {

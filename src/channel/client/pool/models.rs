@@ -13,6 +13,7 @@ use crate::channel::sync::{futex, let_time_pass};
 
 const SEGMENTS: usize = 2;
 const FIRST: u32 = u32::MAX - 1;
+const KEY: &[u8] = b"/key";
 
 /// Control words, and for each segment who has it.
 struct Shared {
@@ -38,7 +39,7 @@ impl Shared {
 
     /// Takes a segment, which must be nobody's, and gives it back.
     fn take_and_give_back(&self) {
-        let consumer = self.pool.acquire(self, far()).unwrap();
+        let (consumer, _) = self.pool.acquire(self, KEY, far()).unwrap();
         assert_eq!(self.owner(&consumer).swap(1, Ordering::Relaxed), 0, "two owners");
         self.owner(&consumer).store(0, Ordering::Relaxed);
         self.pool.give_back([consumer]);
@@ -106,9 +107,28 @@ fn loans_leave_one_for_whoever_comes_next() {
 }
 
 #[test]
+fn a_segment_that_holds_a_file_is_one_of_all() {
+    model(2, |shared| {
+        let others = [(); 2].map(|()| {
+            spawn(&shared, |shared| {
+                let (consumer, held) = shared.pool.acquire(shared, KEY, far()).unwrap();
+                assert_eq!(shared.owner(&consumer).swap(1, Ordering::Relaxed), 0, "two owners");
+                shared.owner(&consumer).store(0, Ordering::Relaxed);
+                let held = Held::after(held, KEY, Validator::default(), Instant::now());
+                shared.pool.give_back_holding(consumer, held, Vec::new());
+            })
+        });
+        let loans = shared.pool.borrow(&*shared, SEGMENTS).unwrap();
+        shared.pool.give_back(loans);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert_eq!(shared.pool.census(&*shared), (2, 0));
+    });
+}
+
+#[test]
 fn a_segment_in_quarantine_reaches_all_who_wait() {
     model(1, |shared| {
-        let mut consumer = shared.pool.acquire(&*shared, far()).unwrap();
+        let (mut consumer, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
         let sequence = consumer.begin(&shared.controls[0]);
         let others = [(); 2].map(|()| spawn(&shared, Shared::take_and_give_back));
         shared.cancel(consumer);
@@ -121,12 +141,12 @@ fn a_segment_in_quarantine_reaches_all_who_wait() {
 #[test]
 fn a_served_waiter_passes_the_quarantine_on() {
     model(2, |shared| {
-        let one = shared.pool.acquire(&*shared, far()).unwrap();
-        let mut zero = shared.pool.acquire(&*shared, far()).unwrap();
+        let (one, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
+        let (mut zero, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
         assert_eq!((zero.lead(), one.lead()), (0, 1));
         let sequence = zero.begin(&shared.controls[0]);
         // Two wait; whoever is first gets segment 1 and keeps it. The other must find segment 0.
-        let keepers = [(); 2].map(|()| spawn(&shared, |shared| drop(shared.pool.acquire(shared, far()).unwrap())));
+        let keepers = [(); 2].map(|()| spawn(&shared, |shared| drop(shared.pool.acquire(shared, KEY, far()).unwrap())));
         shared.cancel(zero);
         shared.pool.give_back([one]);
         shared.end_cancelled(sequence);
@@ -137,9 +157,9 @@ fn a_served_waiter_passes_the_quarantine_on() {
 #[test]
 fn the_end_of_the_session_sends_everybody_away() {
     model(1, |shared| {
-        let consumer = shared.pool.acquire(&*shared, far()).unwrap();
+        let (consumer, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
         let others = [(); 2].map(|()| {
-            spawn(&shared, |shared| assert_eq!(shared.pool.acquire(shared, far()).err(), Some(NoSegment::Closed)))
+            spawn(&shared, |shared| assert_eq!(shared.pool.acquire(shared, KEY, far()).err(), Some(NoSegment::Closed)))
         });
         shared.pool.close();
         others.into_iter().for_each(|other| other.join().unwrap());
