@@ -43,6 +43,8 @@ pub struct Channel {
     pub segments: Option<u32>,
     /// Bytes in a segment; the default of webproxy where `None`.
     pub segment_size: Option<u32>,
+    /// For how long a proxy may give out an answer again; the default of webproxy where `None`.
+    pub max_age_ms: Option<u32>,
     /// Proxies that share one daemon.
     pub proxies: usize,
     /// Worker threads of each proxy and of the daemon; the defaults where `None`.
@@ -50,7 +52,7 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub const DEFAULT: Self = Self { segments: None, segment_size: None, proxies: 1, threads: None };
+    pub const DEFAULT: Self = Self { segments: None, segment_size: None, max_age_ms: None, proxies: 1, threads: None };
 }
 
 /// Where everything is.
@@ -94,6 +96,7 @@ impl Place {
             let mut options = vec!["-p".to_owned(), port.to_string(), "-S".to_owned(), socket.display().to_string()];
             options.extend(channel.segments.into_iter().flat_map(|n| ["-n".to_owned(), n.to_string()]));
             options.extend(channel.segment_size.into_iter().flat_map(|z| ["-z".to_owned(), z.to_string()]));
+            options.extend(channel.max_age_ms.into_iter().flat_map(|ms| ["--max-age-ms".to_owned(), ms.to_string()]));
             options.extend(threads(channel.threads.map(|(proxy, _)| proxy)));
             let name = format!("{name} webproxy {proxy}");
             processes.push(self.spawn(&name, &build.programs.join("webproxy_noasan"), &options)?);
@@ -115,9 +118,18 @@ impl Place {
 
     /// The same gfserver with a handler that is nothing but sendfile.
     pub fn bound(&self, name: &str, build: &Build) -> Result<Server, String> {
+        self.file_server(name, build, "sendfile")
+    }
+
+    /// A server that does nothing but answer.
+    pub fn floor(&self, name: &str, build: &Build) -> Result<Server, String> {
+        self.file_server(name, build, "floor")
+    }
+
+    fn file_server(&self, name: &str, build: &Build, program: &str) -> Result<Server, String> {
         let port = free_port()?;
         let options = ["-p", &port.to_string(), "-d", &self.files.display().to_string()];
-        let process = self.spawn(name, &build.programs.join("sendfile"), &options)?;
+        let process = self.spawn(name, &build.programs.join(program), &options)?;
         self.server(name, Protocol::Getfile, port, process)
     }
 

@@ -16,6 +16,7 @@ pub const MB: u64 = 1 << 20;
 /// The series, as cells and tables name them.
 pub const BY_SIZE: &str = "file size";
 pub const BY_CLIENTS: &str = "clients";
+pub const LIMITS: &str = "limits";
 pub const BY_SEGMENT_SIZE: &str = "segment size";
 pub const BY_SEGMENTS: &str = "segments";
 pub const BY_CATALOG: &str = "catalog entries";
@@ -26,10 +27,14 @@ pub const BY_STALLED: &str = "stalled clients";
 pub const PART1: &str = "gfproxy Part 1";
 pub const PART2: &str = "gfproxy Part 2";
 pub const BOUND: &str = "sendfile bound";
+pub const FLOOR: &str = "floor";
 pub const NGINX_STATIC: &str = "nginx static";
 pub const NGINX_CACHE: &str = "nginx proxy_cache";
 pub const NGINX_PASS: &str = "nginx proxy_pass";
 pub const VARNISH: &str = "Varnish";
+
+/// Part 2's variant whose proxy may give out an answer again for a millisecond.
+pub const MAX_AGE: &str = "--max-age-ms 1";
 
 /// The clients of every series that is not about their number.
 pub const CLIENTS: usize = 8;
@@ -165,6 +170,7 @@ impl<'a> Plan<'a> {
             println!("By {BY_SIZE}: {}", crate::report::size(size));
             self.all(BY_SIZE, size, CLIENTS, &servers, true);
         }
+        self.limits(&servers)?;
         let client_numbers: &[usize] = if self.run.quick { &[64] } else { &[1, 64] };
         let sizes: Vec<u64> = match self.run.quick {
             true => vec![KB],
@@ -176,6 +182,28 @@ impl<'a> Plan<'a> {
                 self.all(BY_CLIENTS, size, clients, &servers, false);
             }
         }
+        Ok(())
+    }
+
+    /// How near a small file's rate comes to what a server without any work could do.
+    fn limits(&mut self, servers: &[Server]) -> Result<(), String> {
+        println!("{LIMITS} at {}", crate::report::size(KB));
+        let build = &self.builds[0];
+        let floor = self.place.floor(FLOOR, build)?;
+        let channel = Channel { max_age_ms: Some(1), ..Channel::DEFAULT };
+        let aged = self.place.part2(&name(PART2, build), build, &self.locals, channel)?;
+        let mut entrants = vec![
+            Entrant { server: &floor, variant: String::new() },
+            Entrant { server: &aged, variant: MAX_AGE.to_owned() },
+        ];
+        let others = servers.iter().filter(|server| {
+            [PART2, NGINX_STATIC, NGINX_CACHE, VARNISH].contains(&&*server.name) || server.name.starts_with(BOUND)
+        });
+        entrants.extend(others.map(|server| Entrant { server, variant: String::new() }));
+        let paths = Paths::One(self.file(KB));
+        let group = Group { series: LIMITS, paths, size: KB, clients: CLIENTS, entrants };
+        let cells = measure::group(&group, self.pace(KB));
+        self.record(cells);
         Ok(())
     }
 

@@ -201,7 +201,10 @@ fn a_bad_request_ends_the_session_and_is_told_once() {
         with(0, b"XXXX"),
         with(4, &[1]),
         with(6, &[1]),
-        with(8, &[2]),
+        with(8, &[3]),
+        with(8, &[4]),
+        // A lead that holds all of a file, from byte 1 on.
+        [&good[..8], &[2], &good[9..24], &[1], &good[25..]].concat(),
         with(20, &[1]),
         with(16, &4u16.to_le_bytes()),
         with(16, &u16::MAX.to_le_bytes()),
