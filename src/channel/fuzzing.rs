@@ -66,7 +66,7 @@ pub(crate) fn producer(bytes: &[u8]) {
     let control = Control::new(sequence);
     let mut producer = Producer::new(&control, LEAD, sequence);
     let words = &control.consumer;
-    let mut in_hand: Vec<u16> = Vec::new();
+    let mut in_hand: Vec<Run> = Vec::new();
     while let Some(step) = input.byte() {
         let produced = control.producer.produced.load(Ordering::Relaxed);
         match step % 8 {
@@ -85,18 +85,20 @@ pub(crate) fn producer(bytes: &[u8]) {
                 }
             }
             6 => {
-                if let Some(segment) = producer.take_free() {
-                    assert!(u32::from(segment) < SEGMENTS && !in_hand.contains(&segment));
-                    in_hand.push(segment);
-                    if let Some(next) = producer.take_behind(segment) {
-                        assert!(next == segment + 1 && u32::from(next) < SEGMENTS && !in_hand.contains(&next));
-                        in_hand.push(next);
+                if let Some(first) = producer.take_free() {
+                    let mut run = Run { first, count: 1, len: 1 };
+                    while let Some(next) = producer.take_behind(run.segments().end - 1) {
+                        assert_eq!(next, run.segments().end);
+                        (run.count, run.len) = (run.count + 1, run.len + SIZE);
                     }
+                    let is_in_hand = |segment| in_hand.iter().any(|other: &Run| other.segments().contains(&segment));
+                    assert!(run.segments().all(|segment| u32::from(segment) < SEGMENTS && !is_in_hand(segment)));
+                    in_hand.push(run);
                 }
             }
             _ => {
-                if let Some(segment) = in_hand.pop() {
-                    producer.publish(Run { first: segment, count: 1, len: 1 }, SIZE, Kind::Data);
+                if let Some(run) = in_hand.pop() {
+                    producer.publish(run, SIZE, Kind::Data);
                 }
             }
         }

@@ -160,6 +160,67 @@ fn a_segment_can_be_taken_back_used_and_lent_again() {
     });
 }
 
+/// As `produce`, but the lead and the loan in one run where both are free.
+fn produce_runs(area: &Area, sequence: u32, chunks: u32) {
+    let mut producer = Producer::new(&area.control, LEAD, sequence);
+    let mut number = 0;
+    while number < chunks {
+        let first = loop {
+            producer.poll(SEGMENTS).unwrap();
+            match producer.take_free() {
+                Some(segment) => break segment,
+                None => producer.wait(false, FOREVER),
+            }
+        };
+        let behind = if number + 1 < chunks { producer.take_behind(first) } else { None };
+        let count = 1 + u16::from(behind.is_some());
+        let run = Run { first, count, len: SIZE * u32::from(count) };
+        for segment in run.segments() {
+            area.put(segment, number);
+            number += 1;
+        }
+        producer.publish(run, SIZE, if number == chunks { Kind::End } else { Kind::Data });
+    }
+}
+
+#[test]
+fn a_run_is_released_at_once_and_its_second_segment_taken_back() {
+    bounded_model(2, |area| {
+        let mut consumer = Consumer::new(LEAD, FIRST);
+        let sequence = consumer.begin(&area.control);
+        consumer.lend(&area.control, LOAN);
+        let worker = thread::spawn({
+            let area = Arc::clone(&area);
+            move || produce_runs(&area, sequence, 4)
+        });
+        let (mut number, mut taken_back) = (0, false);
+        loop {
+            let mut last = next(&area, &mut consumer);
+            let mut taken = Run::from(last);
+            while let Some(behind) = consumer.poll_behind(&area.control, SIZE, last).unwrap() {
+                (taken.count, taken.len, last) = (taken.count + 1, taken.len + behind.len, behind);
+            }
+            for segment in taken.segments() {
+                assert_eq!(area.get(segment), number);
+                number += 1;
+            }
+            if last.kind.ends_lease() {
+                break;
+            }
+            let keep = !taken_back && taken.segments().contains(&LOAN);
+            consumer.release(&area.control, taken, |segment| keep && segment == LOAN);
+            if keep {
+                taken_back = true;
+                area.put(LOAN, 77);
+                assert_eq!(area.get(LOAN), 77, "the producer wrote to a segment that was taken back");
+                consumer.lend(&area.control, LOAN);
+            }
+        }
+        assert_eq!(number, 4);
+        worker.join().unwrap();
+    });
+}
+
 /// Cancels after the first chunk, with a second segment lent or not.
 fn cancel(lend: bool) {
     model(move |area| {
