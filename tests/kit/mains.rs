@@ -147,6 +147,7 @@ fn a_variable_that_cannot_be_used_is_named() {
     for (name, value, range) in [
         ("GFPROXY_STALL_MS", "0", "1 to 4294967295"),
         ("GFPROXY_CACHE_WAIT_MS", "-1", "0 to 4294967295"),
+        ("GFPROXY_MAX_AGE_MS", "1s", "0 to 4294967295"),
         ("GFPROXY_SEGMENTS", "many", "1 to 4096"),
         ("GFPROXY_SEGMENT_SIZE", "823", "824 to 67108864"),
     ] {
