@@ -97,7 +97,7 @@ impl Daemon {
             lookups: metrics.seconds("lookup_duration_seconds", "To find and open a file, with the delay of -d.", &[]),
         });
         let server = Server::start(&config.server, Arc::clone(&store) as Arc<dyn Store>)?;
-        info!("serving on {}", config.server.socket.display());
+        info!("serving on {}", server.socket().display());
         Ok(Self {
             locals: config.locals,
             store,

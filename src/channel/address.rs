@@ -44,6 +44,8 @@ pub enum BindError {
 #[derive(Debug)]
 pub(crate) struct BoundSocket {
     pub(crate) socket: SeqPacket,
+    /// Where it is, also if a service manager chose that.
+    pub(crate) path: PathBuf,
     /// None for a socket that a service manager made.
     _files: Option<SocketFiles>,
 }
@@ -65,8 +67,9 @@ struct LockFile {
 impl BoundSocket {
     /// The socket that a service manager listens on for this process, or else [`Self::bind`].
     pub(crate) fn inherit_or_bind(path: &Path) -> Result<Self, BindError> {
-        let inherited = SeqPacket::inherited().map_err(BindError::Inherit)?;
-        inherited.map_or_else(|| Self::bind(path), |socket| Ok(Self { socket, _files: None }))
+        let Some(socket) = SeqPacket::inherited().map_err(BindError::Inherit)? else { return Self::bind(path) };
+        let path = socket.path().map_err(BindError::Inherit)?;
+        Ok(Self { socket, path, _files: None })
     }
 
     /// Takes the lock beside the socket, replaces what a dead owner left, binds and listens, mode 0600.
@@ -84,7 +87,8 @@ impl BoundSocket {
         }
         let socket = SeqPacket::listen(path).map_err(io_error)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
-        Ok(Self { socket, _files: Some(SocketFiles { path: path.to_owned(), _lock: lock }) })
+        let path = path.to_owned();
+        Ok(Self { socket, path: path.clone(), _files: Some(SocketFiles { path, _lock: lock }) })
     }
 }
 

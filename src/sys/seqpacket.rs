@@ -1,9 +1,11 @@
 //! Unix SOCK_SEQPACKET sockets: whole datagrams in order, descriptors beside them, an end of file when the peer dies.
 
+use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
@@ -68,6 +70,16 @@ impl SeqPacket {
             }
         }
         Ok(None)
+    }
+
+    /// Where a listening socket is: its path, or its name behind an `@` where it is in the abstract namespace.
+    pub(crate) fn path(&self) -> io::Result<PathBuf> {
+        let address: UnixAddr = socket::getsockname(self.0.as_raw_fd())?;
+        let hidden = || {
+            let name = address.as_abstract().unwrap_or_default();
+            PathBuf::from(OsString::from_vec([b"@", name].concat()))
+        };
+        Ok(address.path().map_or_else(hidden, Path::to_owned))
     }
 
     /// Connects to the listening socket at `path`. Its backlog being full is `WouldBlock`.

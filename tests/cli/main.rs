@@ -14,5 +14,6 @@ mod failures;
 mod fileserver;
 mod options;
 mod parts;
+mod service_manager;
 mod signals;
 mod valgrind;

@@ -59,9 +59,14 @@ pub struct Program {
 impl Program {
     /// Starts `command` with its output to files, so that it never waits for a reader.
     pub fn start(command: &mut Command) -> Self {
+        Self::start_with_input(command, Stdio::null())
+    }
+
+    /// The same with this standard input.
+    pub fn start_with_input(command: &mut Command, input: impl Into<Stdio>) -> Self {
         let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(stdout.try_clone().expect("dup"))
             .stderr(stderr.try_clone().expect("dup"))
             .spawn()

@@ -176,7 +176,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             stop,
         });
-        let mut server = Self { shared, socket: config.socket.clone(), threads: Vec::new() };
+        let mut server = Self { shared, socket: bound.path.clone(), threads: Vec::new() };
         let boss = boss::Boss::new(Arc::clone(&server.shared), bound)?;
         server.spawn("boss", move |_| boss.run())?;
         for i in 0..server.shared.threads {
@@ -196,7 +196,7 @@ impl Server {
         self.shared.stats()
     }
 
-    /// The path of the command socket.
+    /// The path of the command socket, or its name behind an `@` where a service manager made an abstract one.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
