@@ -5,7 +5,7 @@ mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,8 +75,9 @@ struct Seat {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Free segments that hold no file. Last in, first out: the one used last is the one in the processor's cache.
-    blank: Vec<Consumer>,
+    /// Free segments that hold no file, by index. The lowest go first: so the same ones are used again, which are in the
+    /// processor's cache, and those of a transfer are neighbours, which are filled and sent together.
+    blank: BTreeMap<u16, Consumer>,
     /// Free segments that hold a file, the one used last at the end.
     holding: VecDeque<(Consumer, Held)>,
     queue: VecDeque<Arc<Seat>>,
@@ -104,7 +105,8 @@ pub(crate) enum NoSegment {
 impl Pool {
     pub(crate) fn new(segments: Vec<Consumer>) -> Self {
         let size = segments.len();
-        let state = State { blank: segments, ..State::default() };
+        let mut state = State::default();
+        state.keep(segments);
         Self { size, state: Mutex::new(state), waiting: AtomicU32::new(0) }
     }
 
@@ -171,28 +173,23 @@ impl Pool {
             state.reap(area)?;
         }
         let count = most.min(state.free().saturating_sub(1));
-        // Those of the transfer that streamed before, as a rule.
-        let blank = state.blank.len().saturating_sub(count);
-        let mut borrowed = state.blank.split_off(blank);
-        let more = count - borrowed.len();
-        borrowed.extend(state.holding.drain(..more).map(|(consumer, _)| consumer));
-        Ok(borrowed)
+        Ok((0..count).filter_map(|_| state.take_other()).collect())
     }
 
     /// Takes segments back whose lease has ended.
     pub(crate) fn give_back(&self, segments: impl IntoIterator<Item = Consumer>) {
         let mut state = self.state.lock();
-        state.blank.extend(segments);
+        state.keep(segments);
         state.serve_queue();
     }
 
     /// Takes the segments of a lease that has ended back: its lead, which may hold a file, and its loans.
     pub(crate) fn give_back_holding(&self, lead: Consumer, held: Option<Held>, loans: Vec<Consumer>) {
         let mut state = self.state.lock();
-        state.blank.extend(loans);
+        state.keep(loans);
         match held {
             Some(held) => state.hold(lead, held),
-            None => state.blank.push(lead),
+            None => state.keep([lead]),
         }
         state.serve_queue();
     }
@@ -240,7 +237,20 @@ impl State {
         if let Some(at) = self.holding.iter().rposition(|(_, held)| *held.key == *key) {
             return self.holding.remove(at).map(|(consumer, held)| (consumer, Some(held)));
         }
-        self.blank.pop().or_else(|| Some(self.holding.pop_front()?.0)).map(|consumer| (consumer, None))
+        self.take_other().map(|consumer| (consumer, None))
+    }
+
+    fn take_other(&mut self) -> Option<Consumer> {
+        self.take_blank().or_else(|| Some(self.holding.pop_front()?.0))
+    }
+
+    fn take_blank(&mut self) -> Option<Consumer> {
+        Some(self.blank.pop_first()?.1)
+    }
+
+    /// Takes segments back that hold no file.
+    fn keep(&mut self, segments: impl IntoIterator<Item = Consumer>) {
+        self.blank.extend(segments.into_iter().map(|consumer| (consumer.lead(), consumer)));
     }
 
     /// Takes a segment back that holds a file.
@@ -248,7 +258,7 @@ impl State {
         if self.holding.len() == MOST_HOLDING
             && let Some((oldest, _)) = self.holding.pop_front()
         {
-            self.blank.push(oldest);
+            self.keep([oldest]);
         }
         self.holding.push_back((consumer, held));
     }
@@ -261,8 +271,7 @@ impl State {
             let control = area.control(consumer.lead());
             if consumer.drain(control, area.segment_size())? {
                 let Quarantined { consumer, loans } = self.quarantine.swap_remove(i);
-                self.blank.push(consumer);
-                self.blank.extend(loans);
+                self.keep(loans.into_iter().chain([consumer]));
             } else {
                 i += 1;
             }
@@ -287,7 +296,7 @@ impl State {
         {
             // The one used last, as a rule the only one: perhaps with the very file.
             let holding = self.holding.pop_back().map(|(consumer, held)| (consumer, Some(held)));
-            *seat.given.lock() = holding.or_else(|| self.blank.pop().map(|consumer| (consumer, None)));
+            *seat.given.lock() = holding.or_else(|| Some((self.take_blank()?, None)));
             seat.called.notify_one();
         }
     }

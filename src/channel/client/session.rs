@@ -109,7 +109,7 @@ impl Greeted {
             None => return Err(refused("answered HELLO with a malformed datagram")),
         }
         let segments = arena.layout().segments;
-        let segments = (0..segments).rev().map(|lead| Consumer::new(lead as u16, FIRST_SEQUENCE)).collect();
+        let segments = (0..segments).map(|lead| Consumer::new(lead as u16, FIRST_SEQUENCE)).collect();
         let (pool, lost, fault) = (Pool::new(segments), AtomicBool::new(false), OnceLock::new());
         Ok(Session { arena, pool, socket, pid, lost, fault })
     }

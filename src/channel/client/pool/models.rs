@@ -141,8 +141,8 @@ fn a_segment_in_quarantine_reaches_all_who_wait() {
 #[test]
 fn a_served_waiter_passes_the_quarantine_on() {
     model(2, |shared| {
-        let (one, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
         let (mut zero, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
+        let (one, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
         assert_eq!((zero.lead(), one.lead()), (0, 1));
         let sequence = zero.begin(&shared.controls[0]);
         // Two wait; whoever is first gets segment 1 and keeps it. The other must find segment 0.
