@@ -62,7 +62,7 @@ typedef enum {
    */
   SHM_CHANNEL_UNREADABLE = 5,
   /**
-   * The file changed while it was on its way. What was delivered is the begin of the old one.
+   * The file changed while it was on its way. What was delivered is the beginning of the old one.
    */
   SHM_CHANNEL_CHANGED = 6,
   /**

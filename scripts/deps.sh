@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/deps.sh build|demo|test|bench: probes for what `make`, `make demo`, `make test` or `make bench` needs and installs what misses with
+# scripts/deps.sh build|demo|test|bench: probes for what `make`, `make demo`, `make test` or `make bench` needs and installs what is missing with
 # apt-get, as root or through sudo. Where it may not, it lists what to install and fails. Needs no network, and
 # changes nothing, when nothing misses.
 set -euo pipefail
@@ -84,7 +84,7 @@ if ! command -v apt-get >/dev/null || [ "${as_root[*]}" = false ]; then
     echo "Missing, please install (names of Debian packages): ${missing[*]}" >&2
     exit 1
 fi
-echo "Installing what misses: ${missing[*]}"
+echo "Installing what is missing: ${missing[*]}"
 # RUNLEVEL=1 keeps the packages from starting their services: nginx is run by the demo and the tests alone.
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -y)
 if ! { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "${missing[@]}"; }; then

@@ -22,7 +22,7 @@ use tempfile::NamedTempFile;
 
 /// Download files from a GETFILE server; each lands under the current directory at its own path.
 #[derive(Parser, Debug)]
-#[command(version, args_override_self = true, infer_long_args = true)]
+#[command(name = "gfclient_download", version, args_override_self = true, infer_long_args = true)]
 struct Options {
     #[command(flatten)]
     common: CommonOptions,

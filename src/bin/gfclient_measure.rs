@@ -17,7 +17,7 @@ use support::{CommonOptions, Run, options};
 
 /// Measure a GETFILE server; what was received and when goes to the metrics file.
 #[derive(Parser, Debug)]
-#[command(version, args_override_self = true, infer_long_args = true)]
+#[command(name = "gfclient_measure", version, args_override_self = true, infer_long_args = true)]
 struct Options {
     #[command(flatten)]
     common: CommonOptions,

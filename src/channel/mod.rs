@@ -63,6 +63,7 @@ mod wire;
 
 pub use address::{BindError, default_socket};
 pub use client::{Absence, Client, ClientConfig, ClientError, ClientStats, OpenError, Transfer, TransferError};
+pub(crate) use layout::Layout;
 pub use layout::{LayoutError, MAX_AREA, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE, Validator};
 pub use server::{Server, ServerConfig, ServerError, ServerStats};
 pub(crate) use store::TICK;

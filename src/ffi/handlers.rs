@@ -35,9 +35,9 @@ pub unsafe extern "C" fn handle_with_curl(ctx: *mut GfContext, path: *const c_ch
 /// Answers a request with a file from the cache daemon, through shared memory. A file that the daemon does not have is
 /// GF_FILE_NOT_FOUND.
 ///
-/// Connects to the daemon if that has not been done: then the environment variables GFPROXY_SOCKET, GFPROXY_SEGMENTS and
-/// GFPROXY_SEGMENT_SIZE count. `arg` is not used. A daemon that is absent or silent is waited for, 10 s unless set
-/// otherwise (gfproxy_options_t, or GFPROXY_CACHE_WAIT_MS). Parameters, returns, errors and threads otherwise as with
+/// Connects to the daemon if that has not been done. Where gfproxy_start was not called, the environment variables
+/// GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_MAX_AGE_MS, GFPROXY_STALL_MS and
+/// GFPROXY_METRICS count. `arg` is not used. A daemon that is absent or silent is waited for, 10 s unless set otherwise. Parameters, returns, errors and threads otherwise as with
 /// handle_with_curl.
 ///
 /// # Safety

@@ -106,7 +106,7 @@ fn filter(verbosity: i32, complaints: &mut Vec<String>) -> Filter {
         match builder.try_parse(&filters) {
             Ok(_) => complaints.extend(strangers(&filters).map(|name| {
                 format!(
-                    "GFPROXY_LOG={filters:?}: '{name}' is neither a level nor the begin of a target such as gfproxy"
+                    "GFPROXY_LOG={filters:?}: '{name}' is neither a level nor the beginning of a target such as gfproxy"
                 )
             })),
             Err(error) => {

@@ -28,7 +28,7 @@ fn pair(proxy_arguments: &[&str]) -> (Pair, String) {
     let mut daemon = Command::new(program("simplecached_noasan"));
     daemon.args(["-v", "-t", "2", "--metrics", "127.0.0.1:0"]);
     let mut proxy = Command::new(program("webproxy_noasan"));
-    proxy.args(["-v", "--cache-wait-ms", "500"]).args(proxy_arguments);
+    proxy.args(["-v", "--metrics", "127.0.0.1:0", "--cache-wait-ms", "500"]).args(proxy_arguments);
     let mut pair = Pair::start_with(directory(), "/a a\n/b b\n", daemon, proxy);
     let daemon = address(&mut pair.daemon);
     (pair, daemon)
@@ -84,6 +84,8 @@ fn an_answer_is_given_out_again_within_its_age_and_never_after_its_session() {
         assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
     }
     assert_eq!(count(&daemon, r#"simplecached_requests_total{status="ok"}"#), 1.0);
+    let proxy = address(&mut pair.proxy);
+    assert_eq!(count(&proxy, "gfproxy_cache_reuses_total"), 9.0);
     pair.daemon.signal(Signal::SIGSTOP);
     assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
     assert_eq!(pair.fetch("/b"), ERROR, "this one has to be asked for");

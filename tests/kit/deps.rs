@@ -79,14 +79,14 @@ fn nothing_is_done_where_nothing_misses() {
 }
 
 #[test]
-fn root_installs_what_misses_and_nothing_else() {
+fn root_installs_what_is_missing_and_nothing_else() {
     let machine = Machine::new(0, &["gcc"]);
     machine.add_apt_get();
     let ended = machine.deps();
     assert!(ended.status.success(), "{ended:?}");
     // Without gcc nothing can be said of libcurl either.
     let packages = "gcc libc6-dev libcurl4-openssl-dev";
-    assert_eq!(ended.stdout, format!("Installing what misses: {packages}\n"));
+    assert_eq!(ended.stdout, format!("Installing what is missing: {packages}\n"));
     assert_eq!(
         machine.apt_get_calls(),
         ["-qq -y update", &format!("-qq -y install --no-install-recommends {packages}")]

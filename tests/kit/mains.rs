@@ -144,18 +144,28 @@ fn a_variable_that_cannot_be_used_is_named() {
     let kit = kits(Part::Origin).remove(0);
     let to = tempfile::tempdir().expect("a directory");
     let main = kit.link(false, to.path());
-    for (name, value, range) in [
-        ("GFPROXY_STALL_MS", "0", "1 to 4294967295"),
-        ("GFPROXY_CACHE_WAIT_MS", "-1", "0 to 4294967295"),
-        ("GFPROXY_MAX_AGE_MS", "1s", "0 to 4294967295"),
-        ("GFPROXY_SEGMENTS", "many", "1 to 4096"),
-        ("GFPROXY_SEGMENT_SIZE", "823", "824 to 67108864"),
+    let number = |from: &str| format!("not a number from {from} to 4294967295");
+    let long = "s".repeat(108);
+    for (name, value, reason) in [
+        ("GFPROXY_STALL_MS", "0", number("1")),
+        ("GFPROXY_CACHE_WAIT_MS", "-1", number("0")),
+        ("GFPROXY_MAX_AGE_MS", "1s", number("0")),
+        ("GFPROXY_SEGMENTS", "many", "not a number from 1 to 4096".to_owned()),
+        ("GFPROXY_SEGMENT_SIZE", "823", "not a number from 824 to 67108864".to_owned()),
+        ("GFPROXY_SEGMENTS", "4096", "with GFPROXY_SEGMENT_SIZE=67108864: ".to_owned()),
+        ("GFPROXY_SOCKET", &long, "longer than 107 bytes".to_owned()),
+        ("GFPROXY_METRICS", "9301", "not HOST:PORT with a port from 0 to 65535".to_owned()),
+        ("GFPROXY_ORIGIN", "ftp://x", "".to_owned()),
     ] {
         let mut webproxy = Command::new(&main);
-        let mut webproxy = Program::start(webproxy.args(["-p", "0"]).env(name, value));
+        webproxy.args(["-p", "0"]).env(name, value);
+        if value == "4096" {
+            webproxy.env("GFPROXY_SEGMENT_SIZE", "67108864");
+        }
+        let mut webproxy = Program::start(&mut webproxy);
         assert_eq!(fetch(webproxy.port(), "/files/1.bin"), ERROR);
         let told = webproxy.stop().stderr;
-        assert!(told.contains(&format!("{name}=\"{value}\": not a number from {range}\n")), "{told}");
+        assert!(told.contains(&format!("{name}=\"{value}\": {reason}")), "{told}");
     }
 }
 

@@ -88,6 +88,8 @@ pub struct ClientStats {
     pub sessions: u64,
     /// Transfers that went on after a lost session.
     pub resumed: u64,
+    /// Answers that were given out again, within [`ClientConfig::max_age`], without the daemon being asked.
+    pub reused: u64,
     /// Whether there is a session now.
     pub connected: bool,
     /// Segments of the session.
@@ -121,6 +123,7 @@ struct Shared {
     poke: EventFd,
     sessions: AtomicU64,
     resumed: AtomicU64,
+    reused: AtomicU64,
 }
 
 /// Asks a daemon for files. To be shared by all threads of a process; each transfer uses one segment of the shared memory,
@@ -146,6 +149,7 @@ impl Client {
             poke,
             sessions: AtomicU64::new(0),
             resumed: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
         });
         let for_thread = Arc::clone(&shared);
         let thread = spawn("shm-channel", move || for_thread.keep_session())?;
@@ -168,6 +172,7 @@ impl Client {
         let mut stats = ClientStats {
             sessions: self.shared.sessions.load(Ordering::Relaxed),
             resumed: self.shared.resumed.load(Ordering::Relaxed),
+            reused: self.shared.reused.load(Ordering::Relaxed),
             ..ClientStats::default()
         };
         if let Some(session) = session.filter(|session| !session.is_lost()) {

@@ -273,6 +273,7 @@ impl<'a> Transfer<'a> {
         if let Some(file) =
             held.as_ref().filter(|held| held.is_fresh(now, self.shared.config.max_age)).map(|held| held.file)
         {
+            self.shared.reused.fetch_add(1, Ordering::Relaxed);
             self.session = Arc::downgrade(&session);
             self.file = Some(file);
             self.ready = Some(Published { segment: lead, len: file.len as u32, kind: Kind::End });

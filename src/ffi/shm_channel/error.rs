@@ -25,7 +25,7 @@ pub enum shm_channel_error_t {
     SHM_CHANNEL_NOT_FOUND = 4,
     /// The server has the file and cannot read it.
     SHM_CHANNEL_UNREADABLE = 5,
-    /// The file changed while it was on its way. What was delivered is the begin of the old one.
+    /// The file changed while it was on its way. What was delivered is the beginning of the old one.
     SHM_CHANNEL_CHANGED = 6,
     /// No server, or no answer from it, for as long as the client waits.
     SHM_CHANNEL_UNAVAILABLE = 7,
