@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -108,9 +108,11 @@ impl Validator {
         }
     }
 
-    /// Whether the last write was at least a tick ago at `then`, so that each later one changes the time.
-    pub(crate) fn was_settled(&self, then: Instant) -> bool {
+    /// Whether the last write was at least a tick before `then`, so that each later one changes the time. A time of whole
+    /// seconds may be of a file system that knows no others, or only even ones.
+    pub(crate) fn is_settled(&self, then: SystemTime) -> bool {
         let modified = UNIX_EPOCH + Duration::from_nanos(self.modified_ns);
-        SystemTime::now().duration_since(modified).is_ok_and(|age| age.saturating_sub(then.elapsed()) >= TICK)
+        let tick = if self.modified_ns.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { TICK };
+        then.duration_since(modified).is_ok_and(|age| age >= tick)
     }
 }

@@ -7,6 +7,8 @@ use super::layout::{MAGIC, Validator};
 
 /// The protocol version that this library speaks.
 pub(crate) const VERSION: u16 = 1;
+/// A feature: requests may offer what their lead holds ([`Known::Held`]).
+pub(crate) const FEATURE_HELD: u64 = 1;
 /// The longest key, in bytes: Linux's PATH_MAX less the NUL.
 pub const MAX_KEY: usize = 4095;
 /// The longest datagram.
@@ -31,7 +33,7 @@ pub(crate) struct Hello {
     pub(crate) segments: u32,
     pub(crate) segment_size: u32,
     pub(crate) session: u64,
-    /// Bits for later versions; none is defined.
+    /// What the proxy can do beyond the version: [`FEATURE_HELD`], and bits for later use.
     pub(crate) features: u64,
 }
 

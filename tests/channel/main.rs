@@ -6,6 +6,7 @@ mod programs;
 
 mod abi;
 mod examples;
+mod held;
 mod memory;
 mod second_client;
 mod second_server;

@@ -71,11 +71,11 @@ impl SecondClient {
         let socket =
             socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
         socket::connect(socket.as_raw_fd(), &UnixAddr::new(path).expect("path")).expect("connect");
-        let hello = datagram![MAGIC, 1u16, 0u16, 1u16, 1u16, segments as u32, size as u32, 0xfeed_u64, 0u64];
+        let hello = datagram![MAGIC, 1u16, 0u16, 1u16, 1u16, segments as u32, size as u32, 0xfeed_u64, 1u64];
         assert_eq!(hello.len(), 36);
         send(socket.as_fd(), &hello, Some(memfd.as_fd()));
         let (welcome, descriptors) = receive(socket.as_fd());
-        assert_eq!(welcome, datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, 0u64]);
+        assert_eq!(welcome, datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, 1u64]);
         assert!(descriptors.is_empty());
         Self { socket, memory, segments, size, next: vec![first; segments] }
     }

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gfproxy::channel::{Client, ClientConfig, OpenError, Transfer, TransferError};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
@@ -39,6 +40,7 @@ struct Session {
     memory: Memory,
     segments: usize,
     size: usize,
+    features: u64,
 }
 
 /// A lease in its private state.
@@ -60,6 +62,8 @@ struct Request {
     sequence: u32,
     offset: usize,
     validator: Option<[u64; 4]>,
+    /// What the lead holds.
+    held: Option<[u64; 4]>,
     key: Vec<u8>,
 }
 
@@ -75,15 +79,15 @@ fn listen(path: &Path) -> OwnedFd {
     socket
 }
 
-/// The next client's session.
-fn accept(listener: &OwnedFd) -> Session {
+/// The next client's session, with these of its features.
+fn accept(listener: &OwnedFd, features: u64) -> Session {
     let socket = socket::accept(listener.as_raw_fd()).expect("accept");
     let socket = owned(socket);
     let (hello, mut descriptors) = receive(socket.as_fd());
     assert_eq!(hello.len(), 36);
     assert_eq!(hello[..12], datagram![MAGIC, 1u16, 0u16, 1u16, 1u16]);
     let (segments, size) = (number(&hello, 12, 4) as usize, number(&hello, 16, 4) as usize);
-    assert_eq!(number(&hello, 28, 8), 0, "features");
+    assert_eq!(number(&hello, 28, 8), 1, "features");
     let data = (64 + 256 * segments).next_multiple_of(4096) + 2048;
     let total = data + segments * size;
     let memory = descriptors.pop().expect("the area");
@@ -92,8 +96,8 @@ fn accept(listener: &OwnedFd) -> Session {
     let memory = Memory::map(memory, total);
     let header = datagram![MAGIC, 1u32, segments as u32, size as u32, data as u64, total as u64];
     assert_eq!(memory.bytes(0, 32), header);
-    send(socket.as_fd(), &datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, 0u64], None);
-    Session { socket, memory, segments, size }
+    send(socket.as_fd(), &datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, features], None);
+    Session { socket, memory, segments, size, features }
 }
 
 #[allow(unsafe_code)]
@@ -113,14 +117,16 @@ impl Session {
         assert_eq!(get[..8], datagram![MAGIC, 4u16, 0u16]);
         assert_eq!(number(&get, 20, 4), 0);
         let flags = number(&get, 8, 4);
-        assert!(flags <= 1);
+        let validator = std::array::from_fn(|i| number(&get, 32 + 8 * i, 8));
+        assert!(flags <= 1 || flags == 2 && self.features == 1 && number(&get, 24, 8) == 0);
         let key = get[64..].to_vec();
         assert_eq!(number(&get, 18, 2) as usize, key.len());
         Some(Request {
             lead: number(&get, 16, 2) as usize,
             sequence: number(&get, 12, 4) as u32,
             offset: number(&get, 24, 8) as usize,
-            validator: (flags == 1).then(|| std::array::from_fn(|i| number(&get, 32 + 8 * i, 8))),
+            validator: (flags == 1).then_some(validator),
+            held: (flags == 2).then_some(validator),
             key,
         })
     }
@@ -169,13 +175,17 @@ impl Lease<'_> {
     }
 
     fn publish(&mut self, segment: usize, data: &[u8], kind: u8) {
-        let memory = &self.session.memory;
         let begin = (64 + 256 * self.session.segments).next_multiple_of(4096) + 2048;
-        memory.put(begin + segment * self.session.size, data);
+        self.session.memory.put(begin + segment * self.session.size, data);
+        self.tell(segment, data.len(), kind);
+    }
+
+    fn tell(&mut self, segment: usize, len: usize, kind: u8) {
+        let memory = &self.session.memory;
         let at = self.produced as usize % 8;
         self.in_flight[at] = segment;
         self.in_loans += u32::from(segment != self.lead);
-        let descriptor = data.len() as u64 | (segment as u64) << 32 | u64::from(kind) << 48;
+        let descriptor = len as u64 | (segment as u64) << 32 | u64::from(kind) << 48;
         memory.store_long(self.control + CHUNKS + 8 * at, descriptor);
         self.produced = self.produced.wrapping_add(1);
         memory.store_and_wake(self.control + PRODUCED, self.produced, self.control + CONSUMER_PARKED);
@@ -199,13 +209,16 @@ impl Lease<'_> {
         }
     }
 
-    /// The file from `offset` on, in chunks of at most `step` bytes; parks after `most` chunks.
-    fn stream(&mut self, file: &[u8], validator: [u64; 4], offset: usize, step: usize, most: usize) {
+    fn describe(&self, [device, inode, len, modified]: [u64; 4]) {
         let words = self.control + FILE_WORDS;
-        let [device, inode, len, modified] = validator;
         for (i, word) in [len, device, inode, modified].into_iter().enumerate() {
             self.session.memory.store_long(words + 8 * i, word);
         }
+    }
+
+    /// The file from `offset` on, in chunks of at most `step` bytes; parks after `most` chunks.
+    fn stream(&mut self, file: &[u8], validator: [u64; 4], offset: usize, step: usize, most: usize) {
+        self.describe(validator);
         let mut at = offset;
         for count in 1.. {
             let Some(segment) = self.segment() else {
@@ -278,7 +291,7 @@ fn the_clients_files_arrive_over_one_segment_and_over_loans() {
         let file = bytes(len);
         let expected = file.clone();
         let listener = listener.try_clone().expect("dup");
-        let server = thread::spawn(move || serve(&accept(&listener), &file, step, most));
+        let server = thread::spawn(move || serve(&accept(&listener, 0), &file, step, most));
         let client = client(&path, segments);
         let mut transfer = client.open(b"file").expect("open");
         assert_eq!(transfer.len(), len as u64);
@@ -297,7 +310,7 @@ fn a_transfer_that_is_dropped_is_cancelled_and_its_segments_come_back() {
     let listener = listen(&path);
     let file = bytes(200_000);
     let expected = file.clone();
-    let server = thread::spawn(move || serve(&accept(&listener), &file, 1024, usize::MAX));
+    let server = thread::spawn(move || serve(&accept(&listener, 0), &file, 1024, usize::MAX));
     let client = client(&path, 3);
     for _ in 0..20 {
         let mut transfer = client.open(b"file").expect("open");
@@ -310,4 +323,41 @@ fn a_transfer_that_is_dropped_is_cancelled_and_its_segments_come_back() {
     assert_eq!((stats.sessions, stats.free + stats.quarantined), (1, 3), "{stats:?}");
     drop(client);
     server.join().expect("the second server");
+}
+
+#[test]
+fn what_a_segment_holds_is_offered_to_a_server_that_agreed_and_may_be_read_again_all_the_same() {
+    let here = tempfile::tempdir().expect("a directory");
+    let path = here.path().join("socket");
+    let listener = listen(&path);
+    let (old, new) = (bytes(500), bytes(600));
+    // How many offers were answered, and with them the file as it is: confirmed, changed, not cared for.
+    let offers = AtomicUsize::new(0);
+    let file = || if offers.load(Ordering::SeqCst) < 2 { (&old, [7, 8, 500, 9]) } else { (&new, [7, 8, 600, 10]) };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let session = accept(&listener, 1);
+            while let Some(request) = session.request() {
+                let mut lease = session.lease(&request);
+                if let Some(held) = request.held {
+                    assert_eq!(held, file().1);
+                    offers.fetch_add(1, Ordering::SeqCst);
+                    if offers.load(Ordering::SeqCst) == 1 {
+                        lease.describe(held);
+                        lease.tell(request.lead, 500, END);
+                        continue;
+                    }
+                }
+                let (content, validator) = file();
+                lease.stream(content, validator, 0, 1024, usize::MAX);
+            }
+        });
+        let client = client(&path, 1);
+        let watchdog = Instant::now() + Duration::from_secs(60);
+        while offers.load(Ordering::SeqCst) < 3 {
+            assert!(Instant::now() < watchdog, "no more offers");
+            let got = rest(&mut client.open(b"file").expect("open")).expect("transfer");
+            assert!(got == *file().0, "{} bytes, after {offers:?} offers", got.len());
+        }
+    });
 }

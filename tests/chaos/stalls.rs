@@ -4,7 +4,6 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::download::{Download, End, download};
 use crate::library::Library;
@@ -14,13 +13,6 @@ use crate::programs::Program;
 /// More than the buffers of a connection take.
 const LARGE: usize = 12 << 20;
 const STALLED: usize = 64;
-
-/// Stops a process and waits until it is stopped.
-fn freeze(program: &Program) {
-    program.signal(Signal::SIGSTOP);
-    let stopped = waitpid(program.pid(), Some(WaitPidFlag::WUNTRACED)).expect("waitpid");
-    assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
-}
 
 /// Clients that have read a byte of a large file and no more.
 fn stall<'f>(library: &'f Library, webproxy: &Webproxy) -> Vec<Download<'f>> {
@@ -121,7 +113,7 @@ fn a_stopped_proxy_does_not_stop_the_daemon() {
     for download in &mut downloads {
         assert_eq!(download.read_to(1), None);
     }
-    freeze(&stopped.program);
+    stopped.program.freeze();
     let other = Webproxy::start(&library, &["-t", "4"]);
     serves(&other, &library, 10);
     stopped.program.signal(Signal::SIGCONT);
@@ -140,7 +132,7 @@ fn requests_end_while_the_daemon_is_stopped_and_no_segment_is_lost() {
     let mut halfway = Download::slow(webproxy.port, "/0", library.content(0));
     assert_eq!(halfway.read_to(1 << 20), None);
     for round in 0..3 {
-        freeze(&daemon);
+        daemon.freeze();
         if round == 0 {
             let end = halfway.read_to(u64::MAX);
             assert!(matches!(end, Some(End::Short(_))), "{end:?}");
@@ -161,7 +153,7 @@ fn requests_end_while_the_daemon_is_stopped_and_no_segment_is_lost() {
 fn a_daemon_that_is_stopped_before_the_proxy_comes_is_found_when_it_goes_on() {
     let library = Library::new(&[1000]);
     let daemon = start_daemon(&library, &[]);
-    freeze(&daemon);
+    daemon.freeze();
     let webproxy = Webproxy::start(&library, &["--cache-wait-ms", "100"]);
     for _ in 0..3 {
         assert_eq!(download(webproxy.port, "/0", library.content(0)), End::Error);

@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// No test waits for a child for that long; one that hangs fails its test.
@@ -85,6 +86,13 @@ impl Program {
 
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("kill");
+    }
+
+    /// Stops the program and waits until it is stopped: all of its threads.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stopped = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).expect("waitpid");
+        assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
     }
 
     /// Waits for the program to end by itself.

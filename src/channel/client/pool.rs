@@ -7,7 +7,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::layout::Validator;
 use crate::channel::ring::{Area, Consumer, Violation};
@@ -19,9 +19,9 @@ const REAP: Duration = Duration::from_millis(5);
 /// Free segments that still hold a file are remembered up to this number: one look goes through all of them.
 const MOST_HOLDING: usize = 256;
 
-/// For so long a segment counts as holding what the daemon read into it. After a change that leaves size and modification time
-/// as they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
-const HOLDS_FOR: Duration = Duration::from_secs(1);
+/// For so long a segment is offered as holding what the daemon read into it. After a change that leaves size and modification
+/// time as they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
+const HOLDS_FOR: Duration = Duration::from_millis(100);
 
 /// What a segment holds: all of a file.
 #[derive(Debug)]
@@ -41,7 +41,12 @@ impl Held {
         match offered {
             Some(offered) if offered.file == file => Some(Self { confirmed: asked, ..offered }),
             // Else a write from now on might not show.
-            _ => file.was_settled(asked).then(|| Self { key: key.into(), file, read: asked, confirmed: asked }),
+            _ => file.is_settled(SystemTime::now() - asked.elapsed()).then(|| Self {
+                key: key.into(),
+                file,
+                read: asked,
+                confirmed: asked,
+            }),
         }
     }
 
@@ -253,8 +258,16 @@ impl State {
         self.blank.extend(segments.into_iter().map(|consumer| (consumer.lead(), consumer)));
     }
 
-    /// Takes a segment back that holds a file.
+    /// Takes a segment back that holds a file. Of two states of one file the one that was confirmed last counts.
     fn hold(&mut self, consumer: Consumer, held: Held) {
+        let is_other = |other: &Held| *other.key == *held.key && other.file != held.file;
+        if self.holding.iter().any(|(_, other)| is_other(other) && other.confirmed > held.confirmed) {
+            return self.keep([consumer]);
+        }
+        while let Some(at) = self.holding.iter().position(|(_, other)| is_other(other)) {
+            let outdated = self.holding.remove(at);
+            self.keep(outdated.map(|(consumer, _)| consumer));
+        }
         if self.holding.len() == MOST_HOLDING
             && let Some((oldest, _)) = self.holding.pop_front()
         {

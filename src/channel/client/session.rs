@@ -17,7 +17,7 @@ use super::pool::Pool;
 use crate::channel::arena::Arena;
 use crate::channel::layout::{FIRST_SEQUENCE, Layout};
 use crate::channel::ring::{self, Area, Consumer};
-use crate::channel::wire::{Hello, HelloReply, VERSION};
+use crate::channel::wire::{FEATURE_HELD, Hello, HelloReply, VERSION};
 use crate::sys::seqpacket::SeqPacket;
 
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) socket: SeqPacket,
     /// The daemon's process.
     pub(crate) pid: i32,
+    /// Whether it wants to know what the leads of requests hold.
+    pub(crate) takes_offers: bool,
     lost: AtomicBool,
     fault: OnceLock<String>,
 }
@@ -84,7 +86,7 @@ impl Greeted {
             segments: layout.segments,
             segment_size: layout.segment_size,
             session: id,
-            features: 0,
+            features: FEATURE_HELD,
         };
         socket.send(&hello.encode(), Some(memory.as_fd())).map_err(ConnectError::Absent)?;
         Ok(Self { socket, arena, pid })
@@ -100,8 +102,11 @@ impl Greeted {
             Ok(len) => buffer.get(..len).and_then(|reply| HelloReply::decode(reply).ok()),
             Err(error) => return Err(ConnectError::Absent(error)),
         };
+        let takes_offers;
         match reply {
-            Some(HelloReply::Welcome { version: VERSION, features: 0 }) => {}
+            Some(HelloReply::Welcome { version: VERSION, features }) if features & !FEATURE_HELD == 0 => {
+                takes_offers = features & FEATURE_HELD != 0;
+            }
             Some(HelloReply::Welcome { version, features }) => {
                 return Err(refused(&format!("chose version {version} with features {features:#x}")));
             }
@@ -111,7 +116,7 @@ impl Greeted {
         let segments = arena.layout().segments;
         let segments = (0..segments).map(|lead| Consumer::new(lead as u16, FIRST_SEQUENCE)).collect();
         let (pool, lost, fault) = (Pool::new(segments), AtomicBool::new(false), OnceLock::new());
-        Ok(Session { arena, pool, socket, pid, lost, fault })
+        Ok(Session { arena, pool, socket, pid, takes_offers, lost, fault })
     }
 }
 

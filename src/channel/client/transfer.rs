@@ -162,7 +162,15 @@ impl<'a> Transfer<'a> {
         self.held = Some(run);
         self.lend();
         let lease = self.lease.as_ref().expect("a chunk was polled from a lease, which is kept until its release");
-        Ok(Some(lease.session.arena.chunk(run)))
+        let arena = &lease.session.arena;
+        Ok(Some(match &lease.held {
+            // The segment has all of the file, and the chunk is the last of it, or all.
+            Some(held) => {
+                let (len, all) = (run.len as usize, held.file.len as u32);
+                arena.chunk(Run { len: all, ..run }).part(all as usize - len, len)
+            }
+            None => arena.chunk(run),
+        }))
     }
 
     /// The run that begins with `chunk`: with it what else is there and follows it in memory.
@@ -218,7 +226,11 @@ impl<'a> Transfer<'a> {
         loop {
             if self.lease.is_none() {
                 match self.request(&mut deadline) {
-                    Ok(()) => {}
+                    Ok(()) => {
+                        if let Some(chunk) = self.ready.take() {
+                            return Ok(chunk);
+                        }
+                    }
                     // A peer that answers and answers but brings nothing must end, too.
                     Err(NoLease::Lost) if Instant::now() < deadline => continue,
                     Err(NoLease::Lost | NoLease::Unavailable) => {
@@ -259,8 +271,7 @@ impl<'a> Transfer<'a> {
             return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
         };
         let (mut consumer, held) = match session.pool.acquire(&session.arena, self.key, *deadline) {
-            // Of a file that was begun there is no telling whether this is the same state.
-            Ok((consumer, held)) => (consumer, held.filter(|_| self.file.is_none())),
+            Ok(acquired) => acquired,
             Err(NoSegment::Closed) => return Err(NoLease::Lost),
             Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
             Err(NoSegment::Violation(violation)) => {
@@ -270,17 +281,22 @@ impl<'a> Transfer<'a> {
         };
         let lead = consumer.lead();
         let now = Instant::now();
-        if let Some(file) =
-            held.as_ref().filter(|held| held.is_fresh(now, self.shared.config.max_age)).map(|held| held.file)
-        {
-            self.shared.reused.fetch_add(1, Ordering::Relaxed);
-            self.session = Arc::downgrade(&session);
-            self.file = Some(file);
-            self.ready = Some(Published { segment: lead, len: file.len as u32, kind: Kind::End });
+        // What was begun goes on with the same state of the file, wherever it comes from.
+        let is_enough = |held: &Held| match self.file {
+            Some(file) => held.file == file,
+            None => held.is_fresh(now, self.shared.config.max_age),
+        };
+        if let Some(file) = held.as_ref().filter(|held| is_enough(held)).map(|held| held.file) {
+            self.join(&session);
+            if self.file.replace(file).is_none() {
+                self.shared.reused.fetch_add(1, Ordering::Relaxed);
+            }
+            self.ready = Some(Published { segment: lead, len: (file.len - self.at) as u32, kind: Kind::End });
             self.lease = Some(Lease::of_held(session, consumer, held, now));
             return Ok(());
         }
-        let offered = held.filter(|held| held.is_worth_an_offer(now));
+        let may_offer = session.takes_offers && self.file.is_none();
+        let offered = held.filter(|held| may_offer && held.is_worth_an_offer(now));
         let known = match (self.file, &offered) {
             (Some(file), _) => Known::Begun(file),
             (None, Some(offered)) => Known::Held(offered.file),
@@ -296,14 +312,19 @@ impl<'a> Transfer<'a> {
             session.lose(None);
             return Err(NoLease::Lost);
         }
-        let previous = std::mem::replace(&mut self.session, Arc::downgrade(&session));
+        self.join(&session);
+        self.lease = Some(Lease::new(session, consumer, offered, now, pass, waived));
+        Ok(())
+    }
+
+    /// Takes note of the session that the transfer begins or goes on in.
+    fn join(&mut self, session: &Arc<Session>) {
+        let previous = std::mem::replace(&mut self.session, Arc::downgrade(session));
         // Once there is a file the transfer goes on; before, it only begins again.
         if self.file.is_some() && !previous.ptr_eq(&self.session) {
             self.sessions_lost += 1;
             self.shared.resumed.fetch_add(1, Ordering::Relaxed);
         }
-        self.lease = Some(Lease::new(session, consumer, offered, now, pass, waived));
-        Ok(())
     }
 
     /// Waits for the next chunk of the lease.

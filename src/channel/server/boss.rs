@@ -16,7 +16,7 @@ use super::{STOP, Shared, worker};
 use crate::channel::address::BoundSocket;
 use crate::channel::arena::Arena;
 use crate::channel::layout::Layout;
-use crate::channel::wire::{Hello, HelloReply, VERSION};
+use crate::channel::wire::{FEATURE_HELD, Hello, HelloReply, VERSION};
 use crate::sys::seqpacket::SeqPacket;
 
 /// How long a proxy may take from connect to HELLO.
@@ -154,21 +154,22 @@ impl Boss {
     /// Reads a newcomer's HELLO and makes it a session, or drops it.
     fn greet(&mut self, id: u64) {
         let Some(newcomer) = self.newcomers.get(&id) else { return };
-        let arena = match self.shared.refuses(newcomer.pid) {
+        let greeted = match self.shared.refuses(newcomer.pid) {
             Some(reason) => Err(reason),
             None => match read_hello(&newcomer.socket) {
-                Ok(Some(arena)) => Ok(arena),
+                Ok(Some(greeted)) => Ok(greeted),
                 Ok(None) => return,
                 Err(reason) => Err(reason),
             },
         };
         let Some(Newcomer { socket, pid, .. }) = self.newcomers.remove(&id) else { return };
         let _ = self.events.delete(socket.as_fd());
-        let arena = match arena {
-            Ok(arena) => arena,
+        let (arena, features) = match greeted {
+            Ok(greeted) => greeted,
             Err(reason) => return self.refuse(&socket, pid, &reason),
         };
-        if let Err(error) = socket.send(&HelloReply::Welcome { version: VERSION, features: 0 }.encode(), None) {
+        let welcome = HelloReply::Welcome { version: VERSION, features };
+        if let Err(error) = socket.send(&welcome.encode(), None) {
             return self.shared.complaints.tell(pid, format_args!("pid {pid} dropped: {error}"));
         }
         if let Ok(process) = socket.peer_pidfd()
@@ -227,7 +228,7 @@ impl Boss {
 }
 
 /// The memory that a HELLO brings; None if there is no HELLO yet; else why the proxy is refused.
-fn read_hello(socket: &SeqPacket) -> Result<Option<Arena>, String> {
+fn read_hello(socket: &SeqPacket) -> Result<Option<(Arena, u64)>, String> {
     let mut buffer = [0; 128];
     let received = match socket.receive_with_descriptors(&mut buffer) {
         Ok(received) => received,
@@ -251,5 +252,6 @@ fn read_hello(socket: &SeqPacket) -> Result<Option<Arena>, String> {
     let [memory] = received.descriptors.as_slice() else {
         return Err(format!("its HELLO brings {} descriptors instead of one", received.descriptors.len()));
     };
-    Arena::adopt(memory, layout).map(Some).map_err(|e| e.to_string())
+    let arena = Arena::adopt(memory, layout).map_err(|e| e.to_string())?;
+    Ok(Some((arena, hello.features & FEATURE_HELD)))
 }

@@ -175,7 +175,10 @@ impl Lease<'_> {
     fn stream(&mut self, file: &Arc<OpenFile>, get: &Get<'_>) -> Result<(), Stop> {
         let validator = file.validator();
         self.producer.describe(validator);
-        if get.known == Known::Held(*validator) && validator.len <= self.session.arena.segment_size().into() {
+        if get.known == Known::Held(*validator)
+            && validator.len <= self.session.arena.segment_size().into()
+            && file.is_unchanged()
+        {
             self.shared.counters.confirm();
             self.publish_end(Run { first: self.lead, count: 1, len: validator.len as u32 }, Kind::End);
             return Ok(());

@@ -4,7 +4,6 @@ use std::thread;
 
 use super::*;
 use crate::channel::layout::Control;
-use crate::channel::store::TICK;
 
 const A: &[u8] = b"/a";
 const B: &[u8] = b"/b";
@@ -45,11 +44,11 @@ fn the_one_with_the_file_comes_first_then_a_blank_one_then_the_one_not_asked_for
     let pool = pool(4);
     let taken: Vec<_> = (0..3).map(|_| next(&pool, A).0).collect();
     let keys = [A, B, A];
-    for (consumer, (key, inode)) in taken.into_iter().zip(keys.into_iter().zip(1..)) {
+    for (consumer, (key, inode)) in taken.into_iter().zip(keys.into_iter().zip([1, 2, 1])) {
         pool.give_back_holding(consumer, held(key, inode), Vec::new());
     }
     let (consumer, found) = next(&pool, A);
-    assert_eq!((consumer.lead(), found), (2, Some(file(3))), "the newest with the file");
+    assert_eq!((consumer.lead(), found), (2, Some(file(1))), "the newest with the file");
     let (other, found) = next(&pool, b"/none");
     assert_eq!((other.lead(), found), (3, None), "the blank one");
     let (oldest, found) = next(&pool, b"/none");
@@ -107,23 +106,43 @@ fn what_is_held_ages_from_its_reading_and_is_fresh_from_its_last_request() {
     let read = Instant::now();
     let at = |ms| read + Duration::from_millis(ms);
     let held = Held::after(None, A, file(1), read).expect("settled");
-    assert!(held.is_worth_an_offer(at(999)) && !held.is_worth_an_offer(at(1000)));
-    let confirmed = Held::after(Some(held), A, file(1), at(900)).expect("the same");
-    assert!(!confirmed.is_worth_an_offer(at(1000)), "saying that it is the same is not reading it again");
-    assert!(confirmed.is_fresh(at(909), Duration::from_millis(10)));
-    assert!(!confirmed.is_fresh(at(910), Duration::from_millis(10)));
-    assert!(!confirmed.is_fresh(at(900), Duration::ZERO), "0 asks each time");
-    let changed = Held::after(Some(confirmed), A, file(2), at(950)).expect("settled");
-    assert!(changed.is_worth_an_offer(at(1949)), "another state was read");
+    assert!(held.is_worth_an_offer(at(99)) && !held.is_worth_an_offer(at(100)));
+    let confirmed = Held::after(Some(held), A, file(1), at(90)).expect("the same");
+    assert!(!confirmed.is_worth_an_offer(at(100)), "saying that it is the same is not reading it again");
+    assert!(confirmed.is_fresh(at(99), Duration::from_millis(10)));
+    assert!(!confirmed.is_fresh(at(100), Duration::from_millis(10)));
+    assert!(!confirmed.is_fresh(at(90), Duration::ZERO), "0 asks each time");
+    let changed = Held::after(Some(confirmed), A, file(2), at(95)).expect("settled");
+    assert!(changed.is_worth_an_offer(at(194)), "another state was read");
 }
 
 #[test]
-fn a_file_written_within_the_last_tick_or_in_the_future_is_not_held() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    let modified = |time: Duration| Validator { modified_ns: time.as_nanos() as u64, ..file(1) };
-    let asked = Instant::now();
-    assert!(Held::after(None, A, modified(now - 2 * TICK), asked).is_some());
-    for time in [now, now + Duration::from_secs(3600)] {
-        assert!(Held::after(None, A, modified(time), asked).is_none());
+fn of_two_states_of_a_file_the_one_confirmed_last_stays() {
+    for newer_first in [false, true] {
+        let pool = pool(3);
+        let [(first, _), (second, _)] = [(); 2].map(|()| next(&pool, A));
+        let (older, newer) = (held(A, 1), held(A, 2));
+        let mut back = [(first, older), (second, newer)];
+        if newer_first {
+            back.reverse();
+        }
+        for (consumer, held) in back {
+            pool.give_back_holding(consumer, held, Vec::new());
+        }
+        assert_eq!(next(&pool, A).1, Some(file(2)));
+        assert_eq!(next(&pool, A).1, None);
+        assert_eq!(next(&pool, A).1, None);
     }
+}
+
+#[test]
+fn a_file_is_settled_a_tick_after_its_last_write() {
+    let nanos = |ns| Validator { modified_ns: ns, ..Validator::default() };
+    let after = |ns, age| nanos(ns).is_settled(std::time::UNIX_EPOCH + Duration::from_nanos(ns) + age);
+    let tick = Duration::from_millis(10);
+    let moment = Duration::from_nanos(1);
+    assert!(after(1_500_000_001, tick) && !after(1_500_000_001, tick - moment));
+    // What may be of a file system that knows seconds only.
+    assert!(after(5_000_000_000, Duration::from_secs(2)) && !after(5_000_000_000, Duration::from_secs(2) - moment));
+    assert!(!nanos(u64::MAX).is_settled(SystemTime::now()), "in the future");
 }
