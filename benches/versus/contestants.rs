@@ -122,8 +122,8 @@ impl Place {
     }
 
     /// A server that does nothing but answer.
-    pub fn floor(&self, name: &str, build: &Build) -> Result<Server, String> {
-        self.file_server(name, build, "floor")
+    pub fn bare(&self, name: &str, build: &Build) -> Result<Server, String> {
+        self.file_server(name, build, "bare")
     }
 
     fn file_server(&self, name: &str, build: &Build, program: &str) -> Result<Server, String> {

@@ -27,7 +27,7 @@ pub const BY_STALLED: &str = "stalled clients";
 pub const PART1: &str = "gfproxy Part 1";
 pub const PART2: &str = "gfproxy Part 2";
 pub const BOUND: &str = "sendfile bound";
-pub const FLOOR: &str = "floor";
+pub const BARE: &str = "bare answer";
 pub const NGINX_STATIC: &str = "nginx static";
 pub const NGINX_CACHE: &str = "nginx proxy_cache";
 pub const NGINX_PASS: &str = "nginx proxy_pass";
@@ -170,7 +170,7 @@ impl<'a> Plan<'a> {
             println!("By {BY_SIZE}: {}", crate::report::size(size));
             self.all(BY_SIZE, size, CLIENTS, &servers, true);
         }
-        self.limits(&servers)?;
+        self.limits(&servers);
         let client_numbers: &[usize] = if self.run.quick { &[64] } else { &[1, 64] };
         let sizes: Vec<u64> = match self.run.quick {
             true => vec![KB],
@@ -185,26 +185,24 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// How near a small file's rate comes to what a server without any work could do.
-    fn limits(&mut self, servers: &[Server]) -> Result<(), String> {
+    /// How near the rate of small files comes to what a server without any work could do.
+    fn limits(&mut self, servers: &[Server]) {
         println!("{LIMITS} at {}", crate::report::size(KB));
         let build = &self.builds[0];
-        let floor = self.place.floor(FLOOR, build)?;
+        let bare = self.keep(self.place.bare(BARE, build));
         let channel = Channel { max_age_ms: Some(1), ..Channel::DEFAULT };
-        let aged = self.place.part2(&name(PART2, build), build, &self.locals, channel)?;
-        let mut entrants = vec![
-            Entrant { server: &floor, variant: String::new() },
-            Entrant { server: &aged, variant: MAX_AGE.to_owned() },
-        ];
+        let aged = self.keep(self.place.part2(&name(PART2, build), build, &self.locals, channel));
+        let entrant = |server, variant: &str| Entrant { server, variant: variant.to_owned() };
+        let mut entrants: Vec<_> = bare.iter().map(|server| entrant(server, "")).collect();
+        entrants.extend(aged.iter().map(|server| entrant(server, MAX_AGE)));
         let others = servers.iter().filter(|server| {
             [PART2, NGINX_STATIC, NGINX_CACHE, VARNISH].contains(&&*server.name) || server.name.starts_with(BOUND)
         });
-        entrants.extend(others.map(|server| Entrant { server, variant: String::new() }));
+        entrants.extend(others.map(|server| entrant(server, "")));
         let paths = Paths::One(self.file(KB));
         let group = Group { series: LIMITS, paths, size: KB, clients: CLIENTS, entrants };
         let cells = measure::group(&group, self.pace(KB));
         self.record(cells);
-        Ok(())
     }
 
     fn all(&mut self, series: &'static str, size: u64, clients: usize, servers: &[Server], count: bool) {
