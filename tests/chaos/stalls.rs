@@ -8,7 +8,6 @@ use nix::sys::signal::Signal;
 use crate::download::{Download, End, download};
 use crate::library::Library;
 use crate::pair::{Webproxy, start_daemon, until};
-use crate::programs::Program;
 
 /// More than the buffers of a connection take.
 const LARGE: usize = 12 << 20;

@@ -102,17 +102,16 @@ impl Greeted {
             Ok(len) => buffer.get(..len).and_then(|reply| HelloReply::decode(reply).ok()),
             Err(error) => return Err(ConnectError::Absent(error)),
         };
-        let takes_offers;
-        match reply {
+        let takes_offers = match reply {
             Some(HelloReply::Welcome { version: VERSION, features }) if features & !FEATURE_HELD == 0 => {
-                takes_offers = features & FEATURE_HELD != 0;
+                features & FEATURE_HELD != 0
             }
             Some(HelloReply::Welcome { version, features }) => {
                 return Err(refused(&format!("chose version {version} with features {features:#x}")));
             }
             Some(HelloReply::Refused(reason)) => return Err(refused(&format!("refused: {reason}"))),
             None => return Err(refused("answered HELLO with a malformed datagram")),
-        }
+        };
         let segments = arena.layout().segments;
         let segments = (0..segments).map(|lead| Consumer::new(lead as u16, FIRST_SEQUENCE)).collect();
         let (pool, lost, fault) = (Pool::new(segments), AtomicBool::new(false), OnceLock::new());
