@@ -1,6 +1,6 @@
 /*
  * The bare answer: the least work with which one request over one connection can be answered, and so the most requests that
- * any GETFILE server can serve here. One thread for each processor, four system calls a request (accept, recv, send, close),
+ * a GETFILE server of one call each can serve here. One thread for each processor, four system calls a request (accept, recv, send, close),
  * the answers in memory, ready with their headers. No deadline, no request in two pieces, no handler; and no wait for the
  * client to hang up, so that an answer can be lost to a reset.
  */

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -66,7 +66,9 @@ fn no_change_is_missed() {
         age(&pair.path("a"));
         // Until it is held: then the write of the next round is to be seen.
         let before = count(&daemon, "simplecached_confirmed_total");
+        let watchdog = Instant::now() + Duration::from_secs(60);
         while count(&daemon, "simplecached_confirmed_total") == before {
+            assert!(Instant::now() < watchdog, "it is never confirmed");
             assert_eq!(pair.fetch("/a"), ok(renamed.as_bytes()));
             assert_eq!(pair.fetch("/a"), ok(renamed.as_bytes()));
         }

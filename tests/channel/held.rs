@@ -1,10 +1,10 @@
 //! Small files that stay in a client's segments, over the Rust interface.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, SeekFrom};
 use std::time::{Duration, SystemTime};
 
-use gfproxy::channel::{Client, ClientConfig, Transfer};
+use gfproxy::channel::{Client, ClientConfig, Transfer, TransferError};
 
 use crate::store::{Served, bytes};
 
@@ -30,10 +30,14 @@ fn client(served: &Served, segments: u32, max_age: Duration) -> Client {
 }
 
 fn rest(transfer: &mut Transfer<'_>) -> Vec<u8> {
-    let mut file = tempfile::tempfile().expect("a file");
+    let file = tempfile::tempfile().expect("a file");
     while let Some(chunk) = transfer.next_chunk().expect("a chunk") {
         chunk.write_to(&file).expect("write");
     }
+    content(file)
+}
+
+fn content(mut file: File) -> Vec<u8> {
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("read");
     bytes
@@ -66,13 +70,38 @@ fn a_transfer_that_was_put_back_goes_on_with_what_its_segment_still_holds() {
     let served = serve(&[("a", &old)]);
     let client = client(&served, 2, Duration::ZERO);
     let mut transfer = client.open(b"a").expect("open");
-    transfer.next_chunk().expect("a chunk");
-    transfer.put_back(1000);
-    put(&served, "a", &new);
-    // The server has the old file no more.
-    assert!(rest(&mut transfer) == old);
+    let mut file = tempfile::tempfile().expect("a file");
+    let mut left = old.len();
+    for taken in [0, 1, 299, 300, 0, 399, 1] {
+        let chunk = transfer.next_chunk().expect("a chunk").expect("there is more");
+        assert_eq!(chunk.len(), left);
+        chunk.write_to(&file).expect("write");
+        left -= taken;
+        let end = (old.len() - left) as u64;
+        file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).expect("what was taken stays");
+        transfer.put_back(left);
+        // From here on the server has the old file no more.
+        put(&served, "a", &new);
+    }
+    assert!(transfer.next_chunk().expect("the end").is_none());
+    assert!(content(file) == old);
     drop(transfer);
     assert!(get(&client, b"a") == new);
+}
+
+#[test]
+fn a_transfer_that_was_put_back_does_not_go_on_with_another_state() {
+    let (old, new) = (bytes(1000), bytes(1001)[1..].to_vec());
+    let served = serve(&[("a", &old)]);
+    let client = client(&served, 2, Duration::ZERO);
+    let mut transfer = client.open(b"a").expect("open");
+    transfer.next_chunk().expect("a chunk");
+    transfer.put_back(300);
+    put(&served, "a", &new);
+    // Now the segment holds the new state.
+    assert!(get(&client, b"a") == new);
+    let next = transfer.next_chunk().map(|chunk| chunk.map(|chunk| chunk.len()));
+    assert!(matches!(next, Err(TransferError::Changed)), "{next:?}");
 }
 
 #[test]

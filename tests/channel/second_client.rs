@@ -55,6 +55,11 @@ impl SecondClient {
     }
 
     fn connect(path: &Path, segments: usize, size: usize) -> Self {
+        Self::connect_with(path, segments, size, 1, 1)
+    }
+
+    /// Says HELLO with these features, of which the server must take those `agreed`.
+    fn connect_with(path: &Path, segments: usize, size: usize, features: u64, agreed: u64) -> Self {
         let first = u32::MAX - 1;
         let (data, total) = Self::area_len(segments, size);
         let memfd = memfd_create(c"second", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
@@ -71,11 +76,11 @@ impl SecondClient {
         let socket =
             socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
         socket::connect(socket.as_raw_fd(), &UnixAddr::new(path).expect("path")).expect("connect");
-        let hello = datagram![MAGIC, 1u16, 0u16, 1u16, 1u16, segments as u32, size as u32, 0xfeed_u64, 1u64];
+        let hello = datagram![MAGIC, 1u16, 0u16, 1u16, 1u16, segments as u32, size as u32, 0xfeed_u64, features];
         assert_eq!(hello.len(), 36);
         send(socket.as_fd(), &hello, Some(memfd.as_fd()));
         let (welcome, descriptors) = receive(socket.as_fd());
-        assert_eq!(welcome, datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, 1u64]);
+        assert_eq!(welcome, datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, agreed]);
         assert!(descriptors.is_empty());
         Self { socket, memory, segments, size, next: vec![first; segments] }
     }
@@ -250,6 +255,15 @@ fn a_segment_that_holds_the_file_is_not_filled_again_unless_it_changed() {
     // All of a file begins at 0.
     client.ask(0, b"f", 1, HELD, validator);
     assert!(receive(client.socket.as_fd()).0.is_empty(), "the server hangs up");
+}
+
+#[test]
+fn the_server_takes_what_both_can_do() {
+    let served = Served::start(&[("f", b"content")]);
+    for (features, agreed) in [(0, 0), (1, 1), (2, 0), (u64::MAX, 1)] {
+        let mut client = SecondClient::connect_with(&served.path("socket"), 1, 1000, features, agreed);
+        assert_eq!(client.fetch(0, b"f"), b"content");
+    }
 }
 
 #[test]

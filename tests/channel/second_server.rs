@@ -361,3 +361,20 @@ fn what_a_segment_holds_is_offered_to_a_server_that_agreed_and_may_be_read_again
         }
     });
 }
+
+#[test]
+fn a_server_that_did_not_agree_gets_no_offers() {
+    let here = tempfile::tempdir().expect("a directory");
+    let path = here.path().join("socket");
+    let listener = listen(&path);
+    let file = bytes(500);
+    let expected = file.clone();
+    // Each of its requests must be one without flags: see `Session::request`.
+    let server = thread::spawn(move || serve(&accept(&listener, 0), &file, 1024, usize::MAX));
+    let client = client(&path, 1);
+    for _ in 0..10 {
+        assert!(rest(&mut client.open(b"file").expect("open")).expect("transfer") == expected);
+    }
+    drop(client);
+    server.join().expect("the second server");
+}

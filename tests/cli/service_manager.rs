@@ -39,8 +39,9 @@ fn requests_wait_in_the_managers_socket_while_the_daemon_is_restarted() {
     let (path, file) = served.first_key_value().expect("one");
     let command_socket = directory.path().join("managed");
     let listener = listen(&command_socket);
-    let mut webproxy =
-        Program::start(Command::new(program("webproxy_noasan")).args(["-p", "0", "-S"]).arg(&command_socket).arg("-v"));
+    let mut webproxy = Command::new(program("webproxy_noasan"));
+    webproxy.args(["-v", "-p", "0", "--cache-wait-ms", "60000", "-S"]).arg(&command_socket);
+    let mut webproxy = Program::start(&mut webproxy);
     let port = webproxy.port();
     let mut before = None;
     for _ in 0..2 {

@@ -155,7 +155,7 @@ fn a_variable_that_cannot_be_used_is_named() {
         ("GFPROXY_SEGMENTS", "4096", "with GFPROXY_SEGMENT_SIZE=67108864: ".to_owned()),
         ("GFPROXY_SOCKET", &long, "longer than 107 bytes".to_owned()),
         ("GFPROXY_METRICS", "9301", "not HOST:PORT with a port from 0 to 65535".to_owned()),
-        ("GFPROXY_ORIGIN", "ftp://x", "".to_owned()),
+        ("GFPROXY_ORIGIN", "ftp://x", "its scheme is ftp".to_owned()),
     ] {
         let mut webproxy = Command::new(&main);
         webproxy.args(["-p", "0"]).env(name, value);

@@ -239,7 +239,8 @@ impl State {
     /// A free segment for `key`: one that holds its file, else a blank one, else the one whose file was not asked for the
     /// longest.
     fn take(&mut self, key: &[u8]) -> Option<Free> {
-        if let Some(at) = self.holding.iter().rposition(|(_, held)| *held.key == *key) {
+        let of_key = self.holding.iter().enumerate().filter(|(_, (_, held))| *held.key == *key);
+        if let Some((at, _)) = of_key.max_by_key(|(_, (_, held))| held.confirmed) {
             return self.holding.remove(at).map(|(consumer, held)| (consumer, Some(held)));
         }
         self.take_other().map(|consumer| (consumer, None))
@@ -264,9 +265,14 @@ impl State {
         if self.holding.iter().any(|(_, other)| is_other(other) && other.confirmed > held.confirmed) {
             return self.keep([consumer]);
         }
-        while let Some(at) = self.holding.iter().position(|(_, other)| is_other(other)) {
-            let outdated = self.holding.remove(at);
-            self.keep(outdated.map(|(consumer, _)| consumer));
+        let mut at = 0;
+        while at < self.holding.len() {
+            if is_other(&self.holding[at].1) {
+                let outdated = self.holding.remove(at);
+                self.keep(outdated.map(|(consumer, _)| consumer));
+            } else {
+                at += 1;
+            }
         }
         if self.holding.len() == MOST_HOLDING
             && let Some((oldest, _)) = self.holding.pop_front()

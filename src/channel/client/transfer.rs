@@ -213,7 +213,7 @@ impl<'a> Transfer<'a> {
     /// Gives the last `unused` bytes of the chunk and all segments back, for whoever can use them while the caller cannot.
     /// The next chunk begins with those bytes.
     pub fn put_back(&mut self, unused: usize) {
-        debug_assert!(self.held.is_some_and(|chunk| unused <= chunk.len as usize));
+        assert!(self.held.is_some_and(|chunk| unused <= chunk.len as usize), "more than the chunk is put back");
         self.held = None;
         self.at -= unused as u64;
         self.leave();
