@@ -18,8 +18,8 @@ use super::catalog::Catalog;
 use crate::channel::{OpenFile, StoreError, TICK, Validator};
 
 /// For so long an open descriptor is used without a look at whether its path leads to another file by now, unless the
-/// file has no name any more.
-const RECHECK: Duration = Duration::from_secs(1);
+/// file has no name any more. Clients that see for themselves that the file is unchanged do so for another tenth of a second.
+const RECHECK: Duration = Duration::from_millis(900);
 
 /// At most so many descriptors are kept, whatever the limit allows.
 const MOST_KEPT: usize = 16384;

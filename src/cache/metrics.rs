@@ -50,8 +50,8 @@ pub(super) fn tell(metrics: &Metrics, daemon: &Arc<Daemon>) {
         of_daemon(|d| d.store.files.read().catalog().len() as u64),
     );
     let help = "Times that the locals file was loaded again, or was to be.";
-    metrics.count("reloads_total", help, &[("result", "ok")], of_daemon(|d| d.reloads[0].load(Ordering::Relaxed)));
-    metrics.count("reloads_total", help, &[("result", "refused")], of_daemon(|d| d.reloads[1].load(Ordering::Relaxed)));
+    metrics.count("reloads_total", help, &[("result", "ok")], of_daemon(|d| d.reloads[0].load(Ordering::Acquire)));
+    metrics.count("reloads_total", help, &[("result", "refused")], of_daemon(|d| d.reloads[1].load(Ordering::Acquire)));
     metrics.count(
         "log_lines_dropped_total",
         "Log lines that standard error did not take.",

@@ -66,6 +66,11 @@ impl Store for LocalFiles {
         opened
     }
 
+    fn may_be_witnessed(&self) -> bool {
+        // A delay is for each lookup.
+        self.delay.is_zero()
+    }
+
     fn close_some(&self) {
         self.files.read().close_some();
     }
@@ -122,11 +127,15 @@ impl Daemon {
     pub fn reload(&self) -> Result<(), LoadError> {
         let _alone = self.reloading.lock();
         let loaded = load(&self.locals, Faults::Refuse);
-        self.reloads[usize::from(loaded.is_err())].fetch_add(1, Ordering::Relaxed);
-        let old = mem::replace(&mut *self.store.files.write(), loaded?);
+        let is_refused = loaded.is_err();
+        let old = loaded.map(|files| mem::replace(&mut *self.store.files.write(), files));
+        if let Some(server) = &*self.server.lock() {
+            server.revoke();
+        }
+        // Whoever sees this count is served from the new files.
+        self.reloads[usize::from(is_refused)].fetch_add(1, Ordering::Release);
         // Not under the lock: a large table takes its time to go.
-        drop(old);
-        Ok(())
+        old.map(drop)
     }
 
     /// Stops serving and joins all threads. Transfers end at their next chunk.

@@ -123,6 +123,16 @@ impl Arena {
         header.magic.store(MAGIC, Ordering::Release);
     }
 
+    /// The epoch of the answers that the producer gives from now on.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.header().epoch.load(Ordering::Acquire)
+    }
+
+    /// Begins another epoch: the producer's part.
+    pub(crate) fn end_epoch(&self) {
+        self.header().epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(crate) fn layout(&self) -> Layout {
         self.layout
     }

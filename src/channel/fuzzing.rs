@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::layout::{Control, Descriptor, Kind, MAGIC};
 use super::ring::{Consumer, Producer, Run};
-use super::wire::{Get, Hello, HelloReply};
+use super::wire::{Get, Hello, HelloReply, Witness};
 
 const SEGMENTS: u32 = 9;
 const SIZE: u32 = 1000;
@@ -23,6 +23,9 @@ fn datagram(bytes: &[u8]) {
     }
     if let Ok(reply) = HelloReply::decode(bytes) {
         assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
+    }
+    if let Ok(witness) = Witness::decode(bytes) {
+        assert_eq!(witness.encode(), bytes);
     }
     if let Ok(get) = Get::decode(bytes) {
         let mut again = Vec::new();

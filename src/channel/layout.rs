@@ -37,8 +37,8 @@ const PAGE: u64 = 4096;
 /// slower where the target lies 1 to 31 bytes behind the source, modulo 4096. See docs/protocol.md.
 const SKEW: u64 = PAGE / 2;
 
-/// The first bytes of an area, written by its owner before anyone else sees it. For people with a debugger: the sizes
-/// that count come with HELLO and live in private memory.
+/// The first bytes of an area, written by its owner before anyone else sees it, but for the epoch, which is the producer's.
+/// The sizes are for people with a debugger: those that count come with HELLO and live in private memory.
 #[repr(C, align(64))]
 pub(crate) struct Header {
     pub(crate) magic: AtomicU32,
@@ -47,6 +47,8 @@ pub(crate) struct Header {
     pub(crate) segment_size: AtomicU32,
     pub(crate) data_offset: AtomicU64,
     pub(crate) total: AtomicU64,
+    /// Moves when keys lead to other files: what was answered before must be asked for again.
+    pub(crate) epoch: AtomicU32,
 }
 
 /// The words that the producer (the daemon) writes.

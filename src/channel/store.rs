@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +19,13 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 pub trait Store: Send + Sync {
     /// The file behind `key`, any bytes, as it is now.
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError>;
+
+    /// Whether clients may see for themselves that a small file which they were given is unchanged, and then give it out
+    /// again for a tenth of a second without asking. A store that says so has [`Server::revoke`](super::Server::revoke)
+    /// called whenever a key leads to another file, or may not be asked for any more.
+    fn may_be_witnessed(&self) -> bool {
+        false
+    }
 
     /// Descriptors have run out: closes files that are kept open in case they are asked for again, where there are any.
     fn close_some(&self) {}
@@ -79,6 +87,14 @@ impl OpenFile {
     /// The state that it had when it was opened.
     pub fn validator(&self) -> &Validator {
         &self.validator
+    }
+
+    /// A descriptor that tells of the file's state and cannot read it. An error where there is no /proc.
+    pub(crate) fn witness(&self) -> io::Result<OwnedFd> {
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        // Reading is what O_PATH rules out, whatever else is asked for.
+        let witness = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(own)?;
+        Ok(witness.into())
     }
 
     /// Whether it still has that state.

@@ -9,6 +9,8 @@ use super::layout::{MAGIC, Validator};
 pub(crate) const VERSION: u16 = 1;
 /// A feature: requests may offer what their lead holds ([`Known::Held`]).
 pub(crate) const FEATURE_HELD: u64 = 1;
+/// A feature, on top of that one: requests may ask for a [`Witness`].
+pub(crate) const FEATURE_WITNESS: u64 = 2;
 /// The longest key, in bytes: Linux's PATH_MAX less the NUL.
 pub const MAX_KEY: usize = 4095;
 /// The longest datagram.
@@ -18,12 +20,16 @@ const TYPE_HELLO: u16 = 1;
 const TYPE_WELCOME: u16 = 2;
 const TYPE_REFUSED: u16 = 3;
 const TYPE_GET: u16 = 4;
+const TYPE_WITNESS: u16 = 5;
 const GET_HEADER: usize = 64;
 
 /// The request's validator counts: go on with this state of the file or tell that it changed.
 const FLAG_VALIDATOR: u32 = 1;
 /// The lead holds all of the file in the validator's state, from a lease before.
 const FLAG_HELD: u32 = 2;
+/// The client would like a witness of the file that the lead holds.
+const FLAG_WITNESS: u32 = 4;
+const FLAGS_HELD_AND_WITNESS: u32 = FLAG_HELD | FLAG_WITNESS;
 
 /// The first datagram of a proxy; the memory's descriptor comes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +39,7 @@ pub(crate) struct Hello {
     pub(crate) segments: u32,
     pub(crate) segment_size: u32,
     pub(crate) session: u64,
-    /// What the proxy can do beyond the version: [`FEATURE_HELD`], and bits for later use.
+    /// What the proxy can do beyond the version: [`FEATURE_HELD`], [`FEATURE_WITNESS`], and bits for later use.
     pub(crate) features: u64,
 }
 
@@ -53,7 +59,10 @@ pub(crate) enum Known {
     /// What lies before the offset: go on with this state of the file or tell that it changed.
     Begun(Validator),
     /// The lead holds all of it: if it still is in this state, it need not be read again.
-    Held(Validator),
+    Held {
+        file: Validator,
+        wants_witness: bool,
+    },
 }
 
 /// A request: a lease on `lead` that begins at `offset` of the file behind `key`.
@@ -64,6 +73,14 @@ pub(crate) struct Get<'a> {
     pub(crate) offset: u64,
     pub(crate) known: Known,
     pub(crate) key: &'a [u8],
+}
+
+/// A descriptor of this file comes with the datagram, for fstat(2) alone: with it the proxy sees for itself whether the
+/// file is unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Witness {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
 }
 
 /// A datagram that is none of the protocol's.
@@ -189,7 +206,8 @@ impl<'a> Get<'a> {
         let (flags, validator) = match self.known {
             Known::Nothing => (0, Validator::default()),
             Known::Begun(validator) => (FLAG_VALIDATOR, validator),
-            Known::Held(validator) => (FLAG_HELD, validator),
+            Known::Held { file, wants_witness: false } => (FLAG_HELD, file),
+            Known::Held { file, wants_witness: true } => (FLAGS_HELD_AND_WITNESS, file),
         };
         buffer.clear();
         buffer.extend(MAGIC.to_le_bytes());
@@ -225,10 +243,28 @@ impl<'a> Get<'a> {
         let known = match flags {
             0 => Known::Nothing,
             FLAG_VALIDATOR => Known::Begun(validator),
-            FLAG_HELD if offset == 0 => Known::Held(validator),
+            _ if offset != 0 => return Err(Malformed("flags")),
+            FLAG_HELD => Known::Held { file: validator, wants_witness: false },
+            FLAGS_HELD_AND_WITNESS => Known::Held { file: validator, wants_witness: true },
             _ => return Err(Malformed("flags")),
         };
         Ok(Self { lead, sequence, offset, known, key })
+    }
+}
+
+impl Witness {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut d = begin(TYPE_WITNESS);
+        d.extend(self.device.to_le_bytes());
+        d.extend(self.inode.to_le_bytes());
+        d
+    }
+
+    pub(crate) fn decode(datagram: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(datagram, TYPE_WITNESS)?;
+        let witness = Self { device: r.u64()?, inode: r.u64()? };
+        r.end()?;
+        Ok(witness)
     }
 }
 
@@ -247,16 +283,19 @@ mod tests {
     fn what_is_encoded_is_decoded() {
         let mut buffer = Vec::new();
         let validator = Validator { device: 1, inode: 2, len: 3, modified_ns: 4 };
-        for (known, offset) in [(Known::Nothing, 5), (Known::Begun(validator), 1 << 40), (Known::Held(validator), 0)] {
+        let held = |wants_witness| Known::Held { file: validator, wants_witness };
+        for (known, offset) in
+            [(Known::Nothing, 5), (Known::Begun(validator), 1 << 40), (held(false), 0), (held(true), 0)]
+        {
             let get = Get { lead: 7, sequence: u32::MAX, offset, known, key: b"/k" };
             get.encode(&mut buffer);
             assert_eq!(Get::decode(&buffer), Ok(get));
         }
-        for flags in [FLAG_VALIDATOR | FLAG_HELD, 4] {
+        for flags in [FLAG_VALIDATOR | FLAG_HELD, FLAG_WITNESS, FLAG_VALIDATOR | FLAG_WITNESS, 8] {
             buffer[8] = flags as u8;
             assert_eq!(Get::decode(&buffer), Err(Malformed("flags")));
         }
-        Get { lead: 7, sequence: 0, offset: 1, known: Known::Held(validator), key: b"/k" }.encode(&mut buffer);
+        Get { lead: 7, sequence: 0, offset: 1, known: held(false), key: b"/k" }.encode(&mut buffer);
         assert_eq!(Get::decode(&buffer), Err(Malformed("flags")));
         buffer.pop();
         assert_eq!(Get::decode(&buffer), Err(Malformed("key length")));
@@ -267,5 +306,10 @@ mod tests {
         for reply in [HelloReply::Welcome { version: 1, features: 2 }, HelloReply::Refused("no".into())] {
             assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
         }
+
+        let witness = Witness { device: 1, inode: 2 };
+        assert_eq!(Witness::decode(&witness.encode()), Ok(witness));
+        assert_eq!(Witness::decode(&witness.encode()[..23]), Err(Malformed("too short")));
+        assert_eq!(Witness::decode(&[witness.encode(), vec![0]].concat()), Err(Malformed("too long")));
     }
 }

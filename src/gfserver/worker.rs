@@ -18,7 +18,7 @@ const BURST: usize = 16;
 /// So many answered connections a worker keeps, in the hope that their clients hang up before they need to be parked.
 const MAX_ANSWERED: usize = 4;
 /// How long an idle worker keeps them, in milliseconds.
-const ANSWERED_PATIENCE: u8 = 2;
+const ANSWERED_PATIENCE: u8 = 20;
 /// So many bytes that a client sends behind its request are thrown away at a time.
 const DISCARD: usize = 1024;
 

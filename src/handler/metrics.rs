@@ -85,7 +85,7 @@ pub(super) fn tell(metrics: &Metrics, proxy: &Arc<Proxy>) {
     metrics.gauge("cache_connected", "1 while simplecached is connected, else 0.", none, stats(|s| s.connected.into()));
     let help = "Times that simplecached was found again after its loss.";
     metrics.count("cache_reconnects_total", help, none, stats(|s| s.sessions.saturating_sub(1)));
-    let help = "Answers of simplecached given out again within --max-age-ms.";
+    let help = "Answers of simplecached given out again without asking it.";
     metrics.count("cache_reuses_total", help, none, stats(|s| s.reused));
     let help = "Segments of the shared memory; those that are neither free nor quarantined are in use.";
     type Read = fn(&ClientStats) -> u64;

@@ -132,6 +132,14 @@ impl SeqPacket {
         if sent == datagram.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
+    /// Whether the peer has not received all that was sent.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut unread: libc::c_int = 0;
+        // SAFETY: the kernel writes one int.
+        let failed = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &raw mut unread) };
+        failed != 0 || unread > 0
+    }
+
     /// Receives one datagram without descriptors: those that come all the same are closed by the kernel. 0 bytes are the
     /// end of the connection; a datagram that is longer than the buffer is reported by its true length.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -1,4 +1,4 @@
-//! Small files that stay in webproxy's segments: the daemon is asked each time, and no change is missed.
+//! Small files that stay in webproxy's segments: it looks at the file each time, or asks the daemon, and misses no change.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::pair::{Pair, replace};
-use crate::programs::{ERROR, NOT_FOUND, fetch, ok, program};
+use crate::programs::{ERROR, NOT_FOUND, Program, fetch, ok, program};
 use crate::scrape::{address, series};
 
 fn directory() -> TempDir {
@@ -27,10 +27,14 @@ fn age(path: &Path) {
     file.set_modified(SystemTime::now() - Duration::from_secs(10)).expect("utimes");
 }
 
-/// A pair with so many segments, and where the daemon's metrics are.
+/// A pair with these options, and where the daemon's metrics are.
 fn pair(proxy_arguments: &[&str]) -> (Pair, String) {
+    pair_with(&[], proxy_arguments)
+}
+
+fn pair_with(daemon_arguments: &[&str], proxy_arguments: &[&str]) -> (Pair, String) {
     let mut daemon = Command::new(program("simplecached_noasan"));
-    daemon.args(["-v", "-t", "2", "--metrics", "127.0.0.1:0"]);
+    daemon.args(["-v", "-t", "2", "--metrics", "127.0.0.1:0"]).args(daemon_arguments);
     let mut proxy = Command::new(program("webproxy_noasan"));
     proxy.args(["-v", "--metrics", "127.0.0.1:0", "--cache-wait-ms", "500"]).args(proxy_arguments);
     let mut pair = Pair::start_with(directory(), "/a a\n/b b\n", daemon, proxy);
@@ -38,40 +42,105 @@ fn pair(proxy_arguments: &[&str]) -> (Pair, String) {
     (pair, daemon)
 }
 
-fn count(daemon: &str, name: &str) -> f64 {
-    series(daemon)[name]
+fn count(address: &str, name: &str) -> f64 {
+    series(address)[name]
+}
+
+/// Asks again and again until `probe` says yes.
+#[track_caller]
+fn until(what: &str, mut probe: impl FnMut() -> bool) {
+    let watchdog = Instant::now() + Duration::from_secs(60);
+    while !probe() {
+        assert!(Instant::now() < watchdog, "{what}: not within a minute");
+    }
+}
+
+const SERVED: &str = r#"simplecached_requests_total{status="ok"}"#;
+const CONFIRMED: &str = "simplecached_confirmed_total";
+const REUSES: &str = "gfproxy_cache_reuses_total";
+
+/// Fetches `/a` until webproxy gives it out without asking the daemon.
+fn fetch_until_reused(pair: &Pair, proxy: &str, content: &[u8]) {
+    let before = count(proxy, REUSES);
+    until("a reuse", || {
+        for _ in 0..4 {
+            assert_eq!(pair.fetch("/a"), ok(content));
+        }
+        count(proxy, REUSES) > before
+    });
 }
 
 #[test]
-fn a_file_that_is_asked_for_again_is_confirmed_and_not_read() {
-    let (pair, daemon) = pair(&["-n", "2"]);
-    for _ in 0..50 {
+fn a_file_that_is_asked_for_again_is_looked_at_and_not_read() {
+    let (mut pair, daemon) = pair(&["-n", "2"]);
+    let proxy = address(&mut pair.proxy);
+    let mut fetched = 0.0;
+    until("reuses", || {
         assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
         assert_eq!(pair.fetch("/b"), ok(b"b 0000"));
+        fetched += 2.0;
+        count(&proxy, REUSES) >= 20.0
+    });
+    let (served, confirmed) = (count(&daemon, SERVED), count(&daemon, CONFIRMED));
+    assert!(confirmed > 0.0, "a witness is asked for with an offer");
+    assert_eq!(served + count(&proxy, REUSES), fetched);
+    assert_eq!(count(&daemon, "simplecached_read_bytes_total"), (served - confirmed) * 6.0);
+}
+
+#[test]
+fn with_a_delay_the_daemon_is_asked_each_time() {
+    let (mut pair, daemon) = pair_with(&["-d", "1000"], &["-n", "2"]);
+    until("confirmations", || {
+        assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
+        count(&daemon, CONFIRMED) >= 20.0
+    });
+    assert_eq!(count(&address(&mut pair.proxy), REUSES), 0.0);
+}
+
+#[test]
+fn a_key_that_leads_elsewhere_after_a_reload_is_asked_for_again() {
+    let (mut pair, daemon) = pair(&["-n", "2"]);
+    let proxy = address(&mut pair.proxy);
+    for (round, (name, content)) in [("a", b"a 0000"), ("b", b"b 0000")].into_iter().cycle().take(10).enumerate() {
+        if round > 0 {
+            pair.reload(format!("/a {name}\n"));
+            let reloads = r#"simplecached_reloads_total{result="ok"}"#;
+            until("a reload", || count(&daemon, reloads) == round as f64);
+        }
+        assert_eq!(pair.fetch("/a"), ok(content), "after reload {round}");
+        fetch_until_reused(&pair, &proxy, content);
     }
-    let confirmed = count(&daemon, "simplecached_confirmed_total");
-    assert!(confirmed > 0.0, "no two of 50 requests were made within a tenth of a second");
-    assert_eq!(count(&daemon, r#"simplecached_requests_total{status="ok"}"#), 100.0, "the daemon is asked each time");
-    assert_eq!(count(&daemon, "simplecached_read_bytes_total"), (100.0 - confirmed) * 6.0);
+    pair.reload("/b b\n");
+    pair.until_served("/b", b"b 0000");
+    assert_eq!(pair.fetch("/a"), NOT_FOUND);
+}
+
+#[test]
+fn a_witness_of_a_file_that_nobody_asks_for_is_dropped() {
+    let (mut pair, _) = pair(&["-n", "2"]);
+    let proxy = address(&mut pair.proxy);
+    fetch_until_reused(&pair, &proxy, b"a 0000");
+    let path = pair.path("a");
+    let has_it_open = |program: &Program| {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", program.pid())).expect("a live process");
+        descriptors.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
+    };
+    assert!(has_it_open(&pair.proxy));
+    pair.proxy.until("drops the witness", |program| !has_it_open(program));
 }
 
 #[test]
 fn no_change_is_missed() {
-    let (pair, daemon) = pair(&["-n", "2"]);
+    let (mut pair, _) = pair(&["-n", "2"]);
+    let proxy = address(&mut pair.proxy);
     for round in 0..30 {
         let (written, renamed) = (format!("a {round:04}"), format!("A {round:04}"));
         fs::write(pair.path("a"), &written).expect("write");
         assert_eq!(pair.fetch("/a"), ok(written.as_bytes()));
         replace(&pair.path("a"), &renamed);
         age(&pair.path("a"));
-        // Until it is held: then the write of the next round is to be seen.
-        let before = count(&daemon, "simplecached_confirmed_total");
-        let watchdog = Instant::now() + Duration::from_secs(60);
-        while count(&daemon, "simplecached_confirmed_total") == before {
-            assert!(Instant::now() < watchdog, "it is never confirmed");
-            assert_eq!(pair.fetch("/a"), ok(renamed.as_bytes()));
-            assert_eq!(pair.fetch("/a"), ok(renamed.as_bytes()));
-        }
+        // The write of the next round is to be seen by webproxy itself.
+        fetch_until_reused(&pair, &proxy, renamed.as_bytes());
     }
     fs::remove_file(pair.path("a")).expect("remove");
     assert_eq!(pair.fetch("/a"), NOT_FOUND);
@@ -94,9 +163,9 @@ fn an_answer_is_given_out_again_within_its_age_and_never_after_its_session() {
     for _ in 0..10 {
         assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
     }
-    assert_eq!(count(&daemon, r#"simplecached_requests_total{status="ok"}"#), 1.0);
+    assert_eq!(count(&daemon, SERVED), 1.0);
     let proxy = address(&mut pair.proxy);
-    assert_eq!(count(&proxy, "gfproxy_cache_reuses_total"), 9.0);
+    assert_eq!(count(&proxy, REUSES), 9.0);
     pair.daemon.freeze();
     assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
     assert_eq!(pair.fetch("/b"), ERROR, "this one has to be asked for");
@@ -114,9 +183,12 @@ fn an_answer_older_than_its_age_is_asked_for_again() {
 }
 
 #[test]
-fn without_an_age_a_stopped_daemon_is_missed_at_once() {
-    let (pair, _) = pair(&["-n", "2"]);
-    assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
+fn without_an_age_a_stopped_daemon_is_missed_at_once_or_when_it_is_to_read_again() {
+    let (mut pair, _) = pair(&["-n", "2"]);
+    assert_eq!(pair.fetch("/b"), ok(b"b 0000"));
+    let proxy = address(&mut pair.proxy);
+    fetch_until_reused(&pair, &proxy, b"a 0000");
     pair.daemon.freeze();
-    assert_eq!(pair.fetch("/a"), ERROR);
+    assert_eq!(pair.fetch("/b"), ERROR, "there is no witness of what was asked for once");
+    until("/a is asked for", || pair.fetch("/a") == ERROR);
 }

@@ -1,13 +1,17 @@
 //! A client written from docs/protocol.md, with the library's server.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 
 use crate::datagram;
 use crate::memory::{Memory, receive, send};
@@ -259,10 +263,70 @@ fn a_segment_that_holds_the_file_is_not_filled_again_unless_it_changed() {
 
 #[test]
 fn the_server_takes_what_both_can_do() {
+    let files: &[(&str, &[u8])] = &[("f", b"content")];
+    for (served, all) in [(Served::start(files), 1), (Served::start_witnessed(files), 3)] {
+        for features in [0, 1, 2, 3, u64::MAX] {
+            let mut client = SecondClient::connect_with(&served.path("socket"), 1, 1000, features, features & all);
+            assert_eq!(client.fetch(0, b"f"), b"content");
+        }
+    }
+}
+
+#[test]
+fn a_witness_shows_the_file_and_cannot_read_it() {
+    const HELD_AND_WITNESS: u32 = 6;
+    let served = Served::start_witnessed(&[("f", b"content")]);
+    let mut client = SecondClient::connect_with(&served.path("socket"), 1, 1000, 3, 3);
+    client.fetch(0, b"f");
+    let file = client.file(0);
+    // No second one comes before the first was received.
+    for _ in 0..10 {
+        client.ask(0, b"f", 0, HELD_AND_WITNESS, file);
+        assert_eq!(client.finish(0), (b"content".to_vec(), END));
+    }
+    let (datagram, mut descriptors) = receive(client.socket.as_fd());
+    assert_eq!(datagram, datagram![MAGIC, 5u16, 0u16, file[0], file[1]]);
+    let witness = File::from(descriptors.pop().expect("a witness"));
+    assert!(descriptors.is_empty());
+    let seen = witness.metadata().expect("fstat");
+    assert_eq!([seen.dev(), seen.ino(), seen.len()], file[..3]);
+    assert_eq!((&witness).read(&mut [0]).map_err(|error| error.raw_os_error()), Err(Some(libc::EBADF)));
+    fs::write(served.path("f"), "other content").expect("write");
+    assert_eq!(witness.metadata().expect("fstat").len(), 13);
+    // A lead that holds another state gets none.
+    client.ask(0, b"f", 0, HELD_AND_WITNESS, file);
+    assert_eq!(client.finish(0), (b"other content".to_vec(), END));
+    client.ask(0, b"f", 0, HELD_AND_WITNESS, client.file(0));
+    client.finish(0);
+    let (_, descriptors) = receive(client.socket.as_fd());
+    assert_eq!(descriptors.len(), 1);
+    let unread = fcntl(&client.socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .and_then(|_| socket::recv(client.socket.as_raw_fd(), &mut [0], MsgFlags::empty()));
+    assert_eq!(unread, Err(Errno::EAGAIN), "one witness for all that were not received");
+}
+
+#[test]
+fn a_store_that_gives_no_witness_is_not_made_to() {
+    const HELD_AND_WITNESS: u32 = 6;
     let served = Served::start(&[("f", b"content")]);
-    for (features, agreed) in [(0, 0), (1, 1), (2, 0), (u64::MAX, 1)] {
-        let mut client = SecondClient::connect_with(&served.path("socket"), 1, 1000, features, agreed);
-        assert_eq!(client.fetch(0, b"f"), b"content");
+    let mut client = SecondClient::connect(&served.path("socket"), 1, 1000);
+    client.fetch(0, b"f");
+    client.ask(0, b"f", 0, HELD_AND_WITNESS, client.file(0));
+    assert_eq!(client.finish(0), (b"content".to_vec(), END));
+    drop(served);
+    assert!(receive(client.socket.as_fd()).0.is_empty(), "the end of the session, and nothing before");
+}
+
+#[test]
+fn what_was_answered_is_revoked_in_all_sessions() {
+    const EPOCH: usize = 32;
+    let served = Served::start_witnessed(&[("f", b"content")]);
+    let mut clients: Vec<_> = (0..3).map(|_| SecondClient::connect(&served.path("socket"), 1, 1000)).collect();
+    // All sessions are there once they serve.
+    clients.iter_mut().for_each(|client| assert_eq!(client.fetch(0, b"f"), b"content"));
+    for epochs in 1..4 {
+        served.server.revoke();
+        assert!(clients.iter().all(|client| client.memory.load(EPOCH) == epochs));
     }
 }
 

@@ -10,16 +10,23 @@ use tempfile::TempDir;
 /// A server of files, with its socket, in a directory of its own.
 pub struct Served {
     pub directory: TempDir,
-    _server: Server,
+    pub server: Server,
 }
 
-struct Directory(std::path::PathBuf);
+struct Directory {
+    path: std::path::PathBuf,
+    may_be_witnessed: bool,
+}
 
 impl Store for Directory {
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
         let key = std::str::from_utf8(key).map_err(|_| StoreError::NotFound)?;
-        let file = File::open(self.0.join(key)).map_err(|_| StoreError::NotFound)?;
+        let file = File::open(self.path.join(key)).map_err(|_| StoreError::NotFound)?;
         OpenFile::new(file).map(Arc::new).map_err(|e| StoreError::Failed(e.to_string()))
+    }
+
+    fn may_be_witnessed(&self) -> bool {
+        self.may_be_witnessed
     }
 }
 
@@ -29,14 +36,24 @@ pub fn bytes(len: usize) -> Vec<u8> {
 }
 
 impl Served {
+    /// Each request is answered by the server.
     pub fn start(files: &[(&str, &[u8])]) -> Self {
+        Self::start_with(files, false)
+    }
+
+    /// Clients may see for themselves that files are unchanged.
+    pub fn start_witnessed(files: &[(&str, &[u8])]) -> Self {
+        Self::start_with(files, true)
+    }
+
+    fn start_with(files: &[(&str, &[u8])], may_be_witnessed: bool) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         for (name, bytes) in files {
             fs::write(directory.path().join(name), bytes).expect("a file");
         }
         let config = ServerConfig { socket: directory.path().join("socket"), threads: 2, ..ServerConfig::default() };
-        let store = Arc::new(Directory(directory.path().to_owned()));
-        Self { directory, _server: Server::start(&config, store).expect("a server") }
+        let store = Arc::new(Directory { path: directory.path().to_owned(), may_be_witnessed });
+        Self { directory, server: Server::start(&config, store).expect("a server") }
     }
 
     pub fn path(&self, name: &str) -> std::path::PathBuf {

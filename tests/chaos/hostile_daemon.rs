@@ -151,7 +151,7 @@ fn a_daemon_that_never_welcomes_is_left() {
     check("it is silent", Box::new(|peer, _| drop(peer.receive())), error);
     for (name, reply) in [
         ("another version", welcome(2, 0)),
-        ("unknown features", welcome(1, 2)),
+        ("unknown features", welcome(1, 4)),
         ("a truncated WELCOME", welcome(1, 0)[..19].to_vec()),
         ("garbage", b"garbage".to_vec()),
         ("a datagram of 4 KiB", vec![0; 4096]),

@@ -1,10 +1,10 @@
 //! One answer of the daemon as the client sees it: the segments that it may use, lent, released, taken back and left.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::gate::{Gate, Pass};
-use super::pool::Held;
+use super::pool::{Asked, Held};
 use super::session::Session;
 use crate::channel::layout::MAX_RING;
 use crate::channel::ring::{Area, Consumer, Run, SMALL, SegmentList};
@@ -29,7 +29,7 @@ pub(super) struct Lease<'a> {
     /// What it holds now: all of a file.
     pub(super) held: Option<Held>,
     /// When the request was made.
-    pub(super) begun: Instant,
+    pub(super) asked: Asked,
     pub(super) pass: Option<Pass<'a>>,
     /// It goes on without a pass: it has waited for one long enough, or had to give it up.
     pub(super) waived: bool,
@@ -40,22 +40,21 @@ pub(super) struct Lease<'a> {
 }
 
 impl<'a> Lease<'a> {
-    /// A lease whose request was made at `begun`.
     pub(super) fn new(
         session: Arc<Session>,
         consumer: Consumer,
         offered: Option<Held>,
-        begun: Instant,
+        asked: Asked,
         pass: Option<Pass<'a>>,
         waived: bool,
     ) -> Self {
         let (loans, held) = (Vec::new(), None);
-        Self { session, consumer, loans, offered, held, begun, pass, waived, answered: false, ended: false }
+        Self { session, consumer, loans, offered, held, asked, pass, waived, answered: false, ended: false }
     }
 
     /// A lease that needs no request: its lead holds the file.
-    pub(super) fn of_held(session: Arc<Session>, consumer: Consumer, held: Option<Held>, now: Instant) -> Self {
-        Self { held, answered: true, ended: true, ..Self::new(session, consumer, None, now, None, false) }
+    pub(super) fn of_held(session: Arc<Session>, consumer: Consumer, held: Option<Held>, asked: Asked) -> Self {
+        Self { held, answered: true, ended: true, ..Self::new(session, consumer, None, asked, None, false) }
     }
 
     /// Whether others wait for the pass that this lease has had for long enough.
@@ -65,7 +64,7 @@ impl<'a> Lease<'a> {
     }
 
     fn is_older_than_a_turn(&self, waiters: u32) -> bool {
-        self.begun.elapsed() > TURN.min(ROUND / waiters)
+        self.asked.at.elapsed() > TURN.min(ROUND / waiters)
     }
 
     /// Whether a wait for the next chunk begins awake: a small chunk is there sooner than a sleep and a wake would be over, and

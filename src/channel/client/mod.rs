@@ -6,6 +6,7 @@ mod lease;
 mod pool;
 mod session;
 mod transfer;
+mod witness;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -88,7 +89,8 @@ pub struct ClientStats {
     pub sessions: u64,
     /// Transfers that went on after a lost session.
     pub resumed: u64,
-    /// Answers that were given out again, within [`ClientConfig::max_age`], without the daemon being asked.
+    /// Answers that were given out again without the daemon being asked: within [`ClientConfig::max_age`], or because the
+    /// client saw that the file is unchanged.
     pub reused: u64,
     /// Whether there is a session now.
     pub connected: bool,
@@ -261,9 +263,9 @@ impl Shared {
                     info!("connected to the cache daemon at {}", self.config.socket.display());
                     self.sessions.fetch_add(1, Ordering::Relaxed);
                     let begun = Instant::now();
-                    self.watch(&session.socket, || session.is_lost());
+                    let fault = self.attend(&session);
                     self.state.lock().session = None;
-                    session.lose(session.has_datagram().then_some("a datagram after its WELCOME"));
+                    session.lose(fault.as_deref());
                     if let Some(fault) = session.fault() {
                         tell(&mut told, Level::Warn, format!("left the cache daemon, pid {}: {fault}", session.pid));
                         // It will do the same again: no request makes that urgent.
@@ -291,8 +293,22 @@ impl Shared {
     /// Shakes hands with a daemon.
     fn connect(&self, id: u64) -> Result<Session, ConnectError> {
         let greeted = Greeted::connect(&self.config.socket, self.layout, id)?;
-        self.watch(&greeted.socket, || self.state.lock().stopped);
+        self.watch(&greeted.socket, None, || self.state.lock().stopped);
         greeted.finish()
+    }
+
+    /// Takes in what the daemon sends, until the session ends. Returns what the daemon did wrong, if that is why.
+    fn attend(&self, session: &Session) -> Option<String> {
+        loop {
+            let patience = session.witnesses.tidy(Instant::now());
+            self.watch(&session.socket, patience, || session.is_lost());
+            match session.hear() {
+                _ if session.is_lost() => return None,
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(violation) => return Some(violation.to_string()),
+            }
+        }
     }
 
     fn publish(&self, session: &Arc<Session>) -> bool {
@@ -305,12 +321,13 @@ impl Shared {
         !state.stopped
     }
 
-    /// Returns when the daemon has said something or hung up, or when a poke made `enough` true.
-    fn watch(&self, socket: &SeqPacket, enough: impl Fn() -> bool) {
+    /// Returns when the daemon has said something or hung up, when a poke made `enough` true, or when it is time.
+    fn watch(&self, socket: &SeqPacket, patience: Option<Duration>, enough: impl Fn() -> bool) {
         while !enough() {
             let mut fds =
                 [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.poke.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, patience.map_or(PollTimeout::NONE, at_least)) {
+                Ok(0) => return,
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return warn!("poll: {errno}"),
             }
@@ -336,8 +353,7 @@ impl Shared {
                 }
             }
             let left = until.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            let poked = poll(&mut [PollFd::new(self.poke.as_fd(), PollFlags::POLLIN)], timeout);
+            let poked = poll(&mut [PollFd::new(self.poke.as_fd(), PollFlags::POLLIN)], at_least(left));
             if poked != Ok(1) {
                 return !self.state.lock().stopped;
             }
@@ -349,6 +365,11 @@ impl Shared {
         // Nothing to read is as good as read.
         let _ = self.poke.read();
     }
+}
+
+/// A time-out in whole milliseconds that is not over before `time` is.
+fn at_least(time: Duration) -> PollTimeout {
+    PollTimeout::try_from(time + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
 }
 
 /// Logs a state of affairs once, not at every attempt to change it.

@@ -23,31 +23,47 @@ const MOST_HOLDING: usize = 256;
 /// time as they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
 const HOLDS_FOR: Duration = Duration::from_millis(100);
 
+/// When a request was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) at: Instant,
+    /// That of the area, at that time or before.
+    pub(crate) epoch: u32,
+}
+
 /// What a segment holds: all of a file.
 #[derive(Debug)]
 pub(crate) struct Held {
     key: Box<[u8]>,
     pub(crate) file: Validator,
+    /// That of the last request that the daemon answered with this state of the file.
+    pub(crate) epoch: u32,
     /// When the request was made that the daemon answered by reading the file.
     read: Instant,
-    /// When the last request was made that the daemon answered with this state of the file.
+    /// When the last request was made that was answered with this state of the file.
     confirmed: Instant,
 }
 
 impl Held {
-    /// What a segment holds after an answer with all of a file, to a request that was made at `asked` and offered
-    /// `offered`.
-    pub(crate) fn after(offered: Option<Self>, key: &[u8], file: Validator, asked: Instant) -> Option<Self> {
+    /// What a segment holds after an answer with all of a file, to a request that offered `offered`.
+    pub(crate) fn after(offered: Option<Self>, key: &[u8], file: Validator, asked: Asked) -> Option<Self> {
+        let Asked { at, epoch } = asked;
         match offered {
-            Some(offered) if offered.file == file => Some(Self { confirmed: asked, ..offered }),
+            Some(offered) if offered.file == file => Some(Self { confirmed: at, epoch, ..offered }),
             // Else a write from now on might not show.
-            _ => file.is_settled(SystemTime::now() - asked.elapsed()).then(|| Self {
+            _ => file.is_settled(SystemTime::now() - at.elapsed()).then(|| Self {
                 key: key.into(),
                 file,
-                read: asked,
-                confirmed: asked,
+                epoch,
+                read: at,
+                confirmed: at,
             }),
         }
+    }
+
+    /// A look at the file showed, as the daemon would have, that it is in this state.
+    pub(crate) fn confirm(&mut self, now: Instant) {
+        self.confirmed = now;
     }
 
     /// Whether it needs no second reading, should the daemon say that the file is unchanged.

@@ -13,12 +13,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::pool::Pool;
+use super::pool::{Held, Pool};
+use super::witness::Witnesses;
 use crate::channel::arena::Arena;
 use crate::channel::layout::{FIRST_SEQUENCE, Layout};
-use crate::channel::ring::{self, Area, Consumer};
-use crate::channel::wire::{FEATURE_HELD, Hello, HelloReply, VERSION};
+use crate::channel::ring::{self, Area, Consumer, Violation};
+use crate::channel::wire::{FEATURE_HELD, FEATURE_WITNESS, Hello, HelloReply, VERSION, Witness};
 use crate::sys::seqpacket::SeqPacket;
+
+/// What this side can do.
+const FEATURES: u64 = FEATURE_HELD | FEATURE_WITNESS;
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -27,8 +31,9 @@ pub(crate) struct Session {
     pub(crate) socket: SeqPacket,
     /// The daemon's process.
     pub(crate) pid: i32,
-    /// Whether it wants to know what the leads of requests hold.
-    pub(crate) takes_offers: bool,
+    /// What both sides can do.
+    features: u64,
+    pub(super) witnesses: Witnesses,
     lost: AtomicBool,
     fault: OnceLock<String>,
 }
@@ -86,7 +91,7 @@ impl Greeted {
             segments: layout.segments,
             segment_size: layout.segment_size,
             session: id,
-            features: FEATURE_HELD,
+            features: FEATURES,
         };
         socket.send(&hello.encode(), Some(memory.as_fd())).map_err(ConnectError::Absent)?;
         Ok(Self { socket, arena, pid })
@@ -102,10 +107,8 @@ impl Greeted {
             Ok(len) => buffer.get(..len).and_then(|reply| HelloReply::decode(reply).ok()),
             Err(error) => return Err(ConnectError::Absent(error)),
         };
-        let takes_offers = match reply {
-            Some(HelloReply::Welcome { version: VERSION, features }) if features & !FEATURE_HELD == 0 => {
-                features & FEATURE_HELD != 0
-            }
+        let features = match reply {
+            Some(HelloReply::Welcome { version: VERSION, features }) if features & !FEATURES == 0 => features,
             Some(HelloReply::Welcome { version, features }) => {
                 return Err(refused(&format!("chose version {version} with features {features:#x}")));
             }
@@ -115,7 +118,7 @@ impl Greeted {
         let segments = arena.layout().segments;
         let segments = (0..segments).map(|lead| Consumer::new(lead as u16, FIRST_SEQUENCE)).collect();
         let (pool, lost, fault) = (Pool::new(segments), AtomicBool::new(false), OnceLock::new());
-        Ok(Session { arena, pool, socket, pid, takes_offers, lost, fault })
+        Ok(Session { arena, pool, socket, pid, features, witnesses: Witnesses::new(), lost, fault })
     }
 }
 
@@ -139,9 +142,37 @@ impl Session {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Whether the daemon has said anything since its WELCOME, which no honest one does.
-    pub(crate) fn has_datagram(&self) -> bool {
-        self.socket.receive(&mut [0]).is_ok_and(|len| len > 0)
+    /// Whether the daemon wants to know what the leads of requests hold.
+    pub(crate) fn takes_offers(&self) -> bool {
+        self.features & FEATURE_HELD != 0
+    }
+
+    /// Whether to ask the daemon for a witness of the file that a lead holds.
+    pub(crate) fn wants_witness(&self, held: &Held, now: Instant) -> bool {
+        self.features & FEATURE_WITNESS != 0 && self.witnesses.ask(&held.file, now)
+    }
+
+    /// Whether what a segment holds need not be asked for: the file is unchanged, and its key still leads to it.
+    pub(crate) fn vouches_for(&self, held: &Held, now: Instant) -> bool {
+        held.is_worth_an_offer(now) && self.arena.epoch() == held.epoch && self.witnesses.see(&held.file, now)
+    }
+
+    /// Takes in what the daemon has sent, if it has sent anything. False once it has hung up.
+    pub(crate) fn hear(&self) -> Result<bool, Violation> {
+        let mut buffer = [0; 64];
+        let received = match self.socket.receive_with_descriptors(&mut buffer) {
+            Ok(received) => received,
+            Err(error) => return Ok(error.kind() == ErrorKind::WouldBlock),
+        };
+        if received.len == 0 {
+            return Ok(false);
+        }
+        let witness = buffer.get(..received.len).and_then(|datagram| Witness::decode(datagram).ok());
+        let mut descriptors = received.descriptors.into_iter();
+        match (witness, descriptors.next(), descriptors.next()) {
+            (Some(witness), descriptor, None) => self.witnesses.take_in(witness, descriptor).map(|()| true),
+            _ => Err(Violation("a datagram after its WELCOME that is no witness")),
+        }
     }
 
     /// What the daemon did wrong, if the session is lost for that.

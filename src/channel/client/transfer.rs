@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::error::{OpenError, TransferError};
 use super::lease::{Lease, ROUND};
-use super::pool::{Held, NoSegment};
+use super::pool::{Asked, Held, NoSegment};
 use super::session::Session;
 use crate::channel::layout::{Kind, Validator};
 use crate::channel::ring::{Area, MAX_RUN, Published, Run, SMALL, Violation};
@@ -270,7 +270,7 @@ impl<'a> Transfer<'a> {
             let stopped = self.shared.state.lock().stopped;
             return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
         };
-        let (mut consumer, held) = match session.pool.acquire(&session.arena, self.key, *deadline) {
+        let (mut consumer, mut held) = match session.pool.acquire(&session.arena, self.key, *deadline) {
             Ok(acquired) => acquired,
             Err(NoSegment::Closed) => return Err(NoLease::Lost),
             Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
@@ -281,25 +281,35 @@ impl<'a> Transfer<'a> {
         };
         let lead = consumer.lead();
         let now = Instant::now();
+        let asked = Asked { at: now, epoch: session.arena.epoch() };
         // What was begun goes on with the same state of the file, wherever it comes from.
-        let is_enough = |held: &Held| match self.file {
+        let is_enough = |held: &mut Held| match self.file {
             Some(file) => held.file == file,
-            None => held.is_fresh(now, self.shared.config.max_age),
+            None if held.is_fresh(now, self.shared.config.max_age) => true,
+            None => {
+                let vouches = session.vouches_for(held, now);
+                if vouches {
+                    held.confirm(now);
+                }
+                vouches
+            }
         };
-        if let Some(file) = held.as_ref().filter(|held| is_enough(held)).map(|held| held.file) {
+        if let Some(file) = held.as_mut().and_then(|held| is_enough(held).then_some(held.file)) {
             self.join(&session);
             if self.file.replace(file).is_none() {
                 self.shared.reused.fetch_add(1, Ordering::Relaxed);
             }
             self.ready = Some(Published { segment: lead, len: (file.len - self.at) as u32, kind: Kind::End });
-            self.lease = Some(Lease::of_held(session, consumer, held, now));
+            self.lease = Some(Lease::of_held(session, consumer, held, asked));
             return Ok(());
         }
-        let may_offer = session.takes_offers && self.file.is_none();
+        let may_offer = session.takes_offers() && self.file.is_none();
         let offered = held.filter(|held| may_offer && held.is_worth_an_offer(now));
         let known = match (self.file, &offered) {
             (Some(file), _) => Known::Begun(file),
-            (None, Some(offered)) => Known::Held(offered.file),
+            (None, Some(offered)) => {
+                Known::Held { file: offered.file, wants_witness: session.wants_witness(offered, now) }
+            }
             (None, None) => Known::Nothing,
         };
         let sequence = consumer.begin(session.arena.control(lead));
@@ -313,7 +323,7 @@ impl<'a> Transfer<'a> {
             return Err(NoLease::Lost);
         }
         self.join(&session);
-        self.lease = Some(Lease::new(session, consumer, offered, now, pass, waived));
+        self.lease = Some(Lease::new(session, consumer, offered, asked, pass, waived));
         Ok(())
     }
 
@@ -370,7 +380,7 @@ impl<'a> Transfer<'a> {
             }
             self.file = Some(file);
             if chunk.kind == Kind::End && self.at == 0 {
-                lease.held = Held::after(offered, self.key, file, lease.begun);
+                lease.held = Held::after(offered, self.key, file, lease.asked);
             }
         }
         if self.fits(chunk) {

@@ -16,7 +16,7 @@ use super::{STOP, Shared, worker};
 use crate::channel::address::BoundSocket;
 use crate::channel::arena::Arena;
 use crate::channel::layout::Layout;
-use crate::channel::wire::{FEATURE_HELD, Hello, HelloReply, VERSION};
+use crate::channel::wire::{Hello, HelloReply, VERSION};
 use crate::sys::seqpacket::SeqPacket;
 
 /// How long a proxy may take from connect to HELLO.
@@ -156,7 +156,7 @@ impl Boss {
         let Some(newcomer) = self.newcomers.get(&id) else { return };
         let greeted = match self.shared.refuses(newcomer.pid) {
             Some(reason) => Err(reason),
-            None => match read_hello(&newcomer.socket) {
+            None => match read_hello(&newcomer.socket, self.shared.features()) {
                 Ok(Some(greeted)) => Ok(greeted),
                 Ok(None) => return,
                 Err(reason) => Err(reason),
@@ -227,8 +227,8 @@ impl Boss {
     }
 }
 
-/// The memory that a HELLO brings; None if there is no HELLO yet; else why the proxy is refused.
-fn read_hello(socket: &SeqPacket) -> Result<Option<(Arena, u64)>, String> {
+/// The memory that a HELLO brings, and which of `features` it knows; None if there is no HELLO yet; else why the proxy is refused.
+fn read_hello(socket: &SeqPacket, features: u64) -> Result<Option<(Arena, u64)>, String> {
     let mut buffer = [0; 128];
     let received = match socket.receive_with_descriptors(&mut buffer) {
         Ok(received) => received,
@@ -253,5 +253,5 @@ fn read_hello(socket: &SeqPacket) -> Result<Option<(Arena, u64)>, String> {
         return Err(format!("its HELLO brings {} descriptors instead of one", received.descriptors.len()));
     };
     let arena = Arena::adopt(memory, layout).map_err(|e| e.to_string())?;
-    Ok(Some((arena, hello.features & FEATURE_HELD)))
+    Ok(Some((arena, hello.features & features)))
 }

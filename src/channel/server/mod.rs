@@ -24,6 +24,7 @@ use parking_lot::RwLock;
 
 use super::address::{BindError, BoundSocket, default_socket};
 use super::store::Store;
+use super::wire::{FEATURE_HELD, FEATURE_WITNESS};
 use crate::sys::process;
 use complaints::Complaints;
 use session::Session;
@@ -87,6 +88,11 @@ pub(crate) struct Shared {
 impl Shared {
     fn session(&self, id: u64) -> Option<Arc<Session>> {
         self.sessions.read().get(&id).cloned()
+    }
+
+    /// What clients may ask for, beyond the version.
+    fn features(&self) -> u64 {
+        FEATURE_HELD | if self.store.may_be_witnessed() { FEATURE_WITNESS } else { 0 }
     }
 
     fn has_idle(&self) -> bool {
@@ -189,6 +195,13 @@ impl Server {
         let shared = Arc::clone(&self.shared);
         self.threads.push(process::spawn(name, move || body(&shared))?);
         Ok(())
+    }
+
+    /// What the store has answered so far counts no more: clients ask again for files of which they have seen for
+    /// themselves that they are unchanged. To be called after each change that such a look does not show, as of the file
+    /// that a key leads to; see [`Store::may_be_witnessed`].
+    pub fn revoke(&self) {
+        self.shared.sessions.read().values().for_each(|session| session.arena.end_epoch());
     }
 
     /// The counters now.

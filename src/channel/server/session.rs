@@ -1,6 +1,7 @@
 //! One connected proxy as the daemon sees it.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -11,6 +12,7 @@ use crate::channel::arena::Arena;
 use crate::channel::layout::Validator;
 use crate::channel::ring::{self, Area};
 use crate::channel::store::OpenFile;
+use crate::channel::wire::Witness;
 use crate::sys::seqpacket::SeqPacket;
 
 /// A file whose transfer stopped before its end, and when. The transfer goes on with it, whatever the store says then.
@@ -100,6 +102,18 @@ impl Session {
     /// Lets go of files whose transfers parked before `limit`.
     pub(crate) fn forget_parked(&self, limit: Instant) {
         self.parked.lock().retain(|(_, since)| *since >= limit);
+    }
+
+    /// Gives the proxy the means to see for itself whether a file is unchanged. Left out where that cannot be, or where the
+    /// proxy has not taken in what it was given before: it can do without.
+    pub(crate) fn give_witness(&self, file: &OpenFile) {
+        if self.socket.has_unread() {
+            return;
+        }
+        if let Ok(descriptor) = file.witness() {
+            let Validator { device, inode, .. } = *file.validator();
+            let _ = self.socket.send(&Witness { device, inode }.encode(), Some(descriptor.as_fd()));
+        }
     }
 
     /// Counts a request in. True if the socket is to be armed again at once: fewer than `cap` requests are being served.

@@ -149,7 +149,7 @@ impl Lease<'_> {
     fn open(&self, get: &Get<'_>) -> Result<Arc<OpenFile>, Kind> {
         let begun = match get.known {
             Known::Begun(validator) => Some(validator),
-            Known::Nothing | Known::Held(_) => None,
+            Known::Nothing | Known::Held { .. } => None,
         };
         if begun.is_some() {
             self.shared.counters.resume();
@@ -175,12 +175,16 @@ impl Lease<'_> {
     fn stream(&mut self, file: &Arc<OpenFile>, get: &Get<'_>) -> Result<(), Stop> {
         let validator = file.validator();
         self.producer.describe(validator);
-        if get.known == Known::Held(*validator)
+        if let Known::Held { file: held, wants_witness } = get.known
+            && held == *validator
             && validator.len <= self.session.arena.segment_size().into()
             && file.is_unchanged()
         {
             self.shared.counters.confirm();
             self.publish_end(Run { first: self.lead, count: 1, len: validator.len as u32 }, Kind::End);
+            if wants_witness && self.shared.store.may_be_witnessed() {
+                self.session.give_witness(file);
+            }
             return Ok(());
         }
         let turn = Turn { begun: Instant::now(), offset: get.offset };
