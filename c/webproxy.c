@@ -104,8 +104,6 @@ int main(int argc, char **argv) {
         {'S', "socket", "command socket of simplecached " DEFAULT_SOCKET, SOCKET_PATH(&options.socket), .given = &cache},
         {0, "cache-wait-ms", "how long a request waits for an absent simplecached",
          NUMBER(&options.cache_wait_ms, 0, UINT32_MAX)},
-        {0, "max-age-ms", "give out simplecached's answers again for so long, without asking",
-         NUMBER(&options.max_age_ms, 0, UINT32_MAX)},
         {0, "stall-ms", "drop a client that does not read for so long", NUMBER(&options.stall_ms, 1, UINT32_MAX)},
         {0, "drain-ms", "on SIGTERM, let transfers run for so long", NUMBER(&drain_ms, 0, UINT32_MAX)},
         {0, "metrics", "serve Prometheus metrics on this address", ADDRESS(&options.metrics)},

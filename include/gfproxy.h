@@ -60,11 +60,6 @@ typedef struct {
    */
   uint32_t cache_wait_ms;
   /**
-   * For how many milliseconds after a request its answer may be given to others for the same path, without simplecached
-   * being asked (0: it is asked each time). For small files that are asked for all the time.
-   */
-  uint32_t max_age_ms;
-  /**
    * After how many milliseconds in which it takes no byte a client is dropped: 1 or more (30000).
    */
   uint32_t stall_ms;
@@ -252,7 +247,7 @@ ssize_t handle_with_curl(gfcontext_t *ctx, const char *path, void *arg);
  * GF_FILE_NOT_FOUND.
  *
  * Connects to the daemon if that has not been done. Where gfproxy_start was not called, the environment variables
- * GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_MAX_AGE_MS, GFPROXY_STALL_MS and
+ * GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_STALL_MS and
  * GFPROXY_METRICS count, and a GFPROXY_ORIGIN that cannot be used is an error here, too. `arg` is not used. A daemon that is
  * absent or silent is waited for, 10 s unless set otherwise. Parameters, returns, errors and threads otherwise as with
  * handle_with_curl.

@@ -43,8 +43,6 @@ pub struct Channel {
     pub segments: Option<u32>,
     /// Bytes in a segment; the default of webproxy where `None`.
     pub segment_size: Option<u32>,
-    /// For how long a proxy may give out an answer again; the default of webproxy where `None`.
-    pub max_age_ms: Option<u32>,
     /// Proxies that share one daemon.
     pub proxies: usize,
     /// Worker threads of each proxy and of the daemon; the defaults where `None`.
@@ -52,7 +50,7 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub const DEFAULT: Self = Self { segments: None, segment_size: None, max_age_ms: None, proxies: 1, threads: None };
+    pub const DEFAULT: Self = Self { segments: None, segment_size: None, proxies: 1, threads: None };
 }
 
 /// Where everything is.
@@ -96,7 +94,6 @@ impl Place {
             let mut options = vec!["-p".to_owned(), port.to_string(), "-S".to_owned(), socket.display().to_string()];
             options.extend(channel.segments.into_iter().flat_map(|n| ["-n".to_owned(), n.to_string()]));
             options.extend(channel.segment_size.into_iter().flat_map(|z| ["-z".to_owned(), z.to_string()]));
-            options.extend(channel.max_age_ms.into_iter().flat_map(|ms| ["--max-age-ms".to_owned(), ms.to_string()]));
             options.extend(threads(channel.threads.map(|(proxy, _)| proxy)));
             let name = format!("{name} webproxy {proxy}");
             processes.push(self.spawn(&name, &build.programs.join("webproxy_noasan"), &options)?);

@@ -46,7 +46,6 @@ pub fn check(cells: &[Cell]) -> Vec<Goal> {
     let by_size = |ours, theirs, size| ((BY_SIZE, ours, "", size, CLIENTS), (BY_SIZE, theirs, "", size, CLIENTS));
     let provided_bound = format!("{BOUND} (provided gfserver)");
     let limit = |server| (LIMITS, server, "", KB, CLIENTS);
-    let aged = (LIMITS, PART2, MAX_AGE, KB, CLIENTS);
     let segment_size = |server, variant| (BY_SEGMENT_SIZE, server, variant, MB, CLIENTS);
     let catalog = |entries| (BY_CATALOG, PART2, entries, KB, CLIENTS);
     let stalled = |number| (BY_STALLED, PART2, number, MB, CLIENTS);
@@ -61,8 +60,6 @@ pub fn check(cells: &[Cell]) -> Vec<Goal> {
         at_least(1.3, "Part 2, 16 MB, MB/s", bytes, NGINX_CACHE, by_size(PART2, NGINX_CACHE, 16 * MB)),
         at_least(1.2, "Part 2, 1 KB, requests/s", requests, VARNISH, (limit(PART2), limit(VARNISH))),
         at_least(1.0, "Part 2, 1 KB, requests/s", requests, NGINX_CACHE, (limit(PART2), limit(NGINX_CACHE))),
-        at_least(1.2, "Part 2 --max-age-ms 1, 1 KB, requests/s", requests, VARNISH, (aged, limit(VARNISH))),
-        at_least(1.0, "Part 2 --max-age-ms 1, 1 KB, requests/s", requests, NGINX_CACHE, (aged, limit(NGINX_CACHE))),
         at_least(
             0.25,
             "Part 2, 1 MB, -z 5712 -n 8, MB/s",

@@ -33,9 +33,6 @@ pub const NGINX_CACHE: &str = "nginx proxy_cache";
 pub const NGINX_PASS: &str = "nginx proxy_pass";
 pub const VARNISH: &str = "Varnish";
 
-/// Part 2's variant whose proxy may give out an answer again for a millisecond.
-pub const MAX_AGE: &str = "--max-age-ms 1";
-
 /// The clients of every series that is not about their number.
 pub const CLIENTS: usize = 8;
 
@@ -190,11 +187,8 @@ impl<'a> Plan<'a> {
         println!("{LIMITS} at {}", crate::report::size(KB));
         let build = &self.builds[0];
         let bare = self.keep(self.place.bare(BARE, build));
-        let channel = Channel { max_age_ms: Some(1), ..Channel::DEFAULT };
-        let aged = self.keep(self.place.part2(&name(PART2, build), build, &self.locals, channel));
         let entrant = |server, variant: &str| Entrant { server, variant: variant.to_owned() };
         let mut entrants: Vec<_> = bare.iter().map(|server| entrant(server, "")).collect();
-        entrants.extend(aged.iter().map(|server| entrant(server, MAX_AGE)));
         let others = servers.iter().filter(|server| {
             [PART2, NGINX_STATIC, NGINX_CACHE, VARNISH].contains(&&*server.name) || server.name.starts_with(BOUND)
         });

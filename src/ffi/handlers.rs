@@ -36,7 +36,7 @@ pub unsafe extern "C" fn handle_with_curl(ctx: *mut GfContext, path: *const c_ch
 /// GF_FILE_NOT_FOUND.
 ///
 /// Connects to the daemon if that has not been done. Where gfproxy_start was not called, the environment variables
-/// GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_MAX_AGE_MS, GFPROXY_STALL_MS and
+/// GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_STALL_MS and
 /// GFPROXY_METRICS count, and a GFPROXY_ORIGIN that cannot be used is an error here, too. `arg` is not used. A daemon that is
 /// absent or silent is waited for, 10 s unless set otherwise. Parameters, returns, errors and threads otherwise as with
 /// handle_with_curl.

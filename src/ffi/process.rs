@@ -65,9 +65,6 @@ pub struct gfproxy_options_t {
     pub segment_size: u32,
     /// For how many milliseconds a request waits for an absent or silent simplecached (10000).
     pub cache_wait_ms: u32,
-    /// For how many milliseconds after a request its answer may be given to others for the same path, without simplecached
-    /// being asked (0: it is asked each time). For small files that are asked for all the time.
-    pub max_age_ms: u32,
     /// After how many milliseconds in which it takes no byte a client is dropped: 1 or more (30000).
     pub stall_ms: u32,
     /// 0: log warnings, 1: also each request, 2: debug, 3: trace (0).
@@ -115,7 +112,6 @@ pub unsafe extern "C" fn gfproxy_options_init(options: *mut gfproxy_options_t) {
             segments: settings.channel.segments,
             segment_size: settings.channel.segment_size,
             cache_wait_ms: settings.channel.wait.as_millis() as u32,
-            max_age_ms: settings.channel.max_age.as_millis() as u32,
             stall_ms: settings.stall.as_millis() as u32,
             verbosity: settings.verbosity,
             cache: settings.cache,
@@ -195,7 +191,6 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
                 segments: options.segments,
                 segment_size: options.segment_size,
                 wait: ms(options.cache_wait_ms),
-                max_age: ms(options.max_age_ms),
             },
             stall: ms(options.stall_ms),
             verbosity: options.verbosity,

@@ -54,7 +54,7 @@ impl Default for Settings {
 
 impl Settings {
     /// The defaults, but for what `GFPROXY_ORIGIN`, `GFPROXY_SOCKET`, `GFPROXY_SEGMENTS`, `GFPROXY_SEGMENT_SIZE`,
-    /// `GFPROXY_CACHE_WAIT_MS`, `GFPROXY_MAX_AGE_MS`, `GFPROXY_STALL_MS` and `GFPROXY_METRICS` say.
+    /// `GFPROXY_CACHE_WAIT_MS`, `GFPROXY_STALL_MS` and `GFPROXY_METRICS` say.
     pub(crate) fn from_environment() -> Result<Self, SettingsError> {
         let origin = text("GFPROXY_ORIGIN", check_base)?;
         let metrics = text("GFPROXY_METRICS", |address| {
@@ -84,9 +84,6 @@ impl Settings {
         }
         if let Some(ms) = read("GFPROXY_CACHE_WAIT_MS", 0..=u32::MAX)? {
             channel.wait = Duration::from_millis(ms.into());
-        }
-        if let Some(ms) = read("GFPROXY_MAX_AGE_MS", 0..=u32::MAX)? {
-            channel.max_age = Duration::from_millis(ms.into());
         }
         if let Some(ms) = read("GFPROXY_STALL_MS", 1..=u32::MAX)? {
             settings.stall = Duration::from_millis(ms.into());

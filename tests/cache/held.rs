@@ -5,11 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::pair::{Pair, replace};
-use crate::programs::{ERROR, NOT_FOUND, Program, fetch, ok, program};
+use crate::programs::{ERROR, NOT_FOUND, Program, ok, program};
 use crate::scrape::{address, series};
 
 fn directory() -> TempDir {
@@ -158,32 +157,7 @@ fn a_change_that_leaves_size_and_time_as_they_were_is_seen_in_the_end() {
 }
 
 #[test]
-fn an_answer_is_given_out_again_within_its_age_and_never_after_its_session() {
-    let (mut pair, daemon) = pair(&["-n", "2", "--max-age-ms", "3600000"]);
-    for _ in 0..10 {
-        assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
-    }
-    assert_eq!(count(&daemon, SERVED), 1.0);
-    let proxy = address(&mut pair.proxy);
-    assert_eq!(count(&proxy, REUSES), 9.0);
-    pair.daemon.freeze();
-    assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
-    assert_eq!(pair.fetch("/b"), ERROR, "this one has to be asked for");
-    pair.daemon.signal(Signal::SIGKILL);
-    let port = pair.port;
-    pair.proxy.until("asks for /a", |_| fetch(port, "/a") == ERROR);
-}
-
-#[test]
-fn an_answer_older_than_its_age_is_asked_for_again() {
-    let (mut pair, _) = pair(&["-n", "2", "--max-age-ms", "50"]);
-    assert_eq!(pair.fetch("/a"), ok(b"a 0000"));
-    replace(&pair.path("a"), "renamed");
-    pair.until_served("/a", b"renamed");
-}
-
-#[test]
-fn without_an_age_a_stopped_daemon_is_missed_at_once_or_when_it_is_to_read_again() {
+fn a_stopped_daemon_is_missed_at_once_or_when_it_is_to_read_again() {
     let (mut pair, _) = pair(&["-n", "2"]);
     assert_eq!(pair.fetch("/b"), ok(b"b 0000"));
     let proxy = address(&mut pair.proxy);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use gfproxy::channel::{Client, ClientConfig, Transfer, TransferError};
 
@@ -23,9 +23,9 @@ fn serve(files: &[(&str, &[u8])]) -> Served {
     served
 }
 
-fn client(served: &Served, segments: u32, max_age: Duration) -> Client {
+fn client(served: &Served, segments: u32) -> Client {
     let socket = served.path("socket");
-    let config = ClientConfig { socket, segments, segment_size: 1024, max_age, ..ClientConfig::default() };
+    let config = ClientConfig { socket, segments, segment_size: 1024, ..ClientConfig::default() };
     Client::start(config).expect("a client")
 }
 
@@ -51,7 +51,7 @@ fn get(client: &Client, key: &[u8]) -> Vec<u8> {
 fn the_end_of_a_file_is_never_taken_for_all_of_it() {
     let (a, b) = (bytes(1000), bytes(10));
     let served = serve(&[("a", &a), ("b", &b)]);
-    let client = client(&served, 1, Duration::ZERO);
+    let client = client(&served, 1);
     for _ in 0..3 {
         let mut transfer = client.open(b"a").expect("open");
         transfer.next_chunk().expect("a chunk");
@@ -68,7 +68,7 @@ fn the_end_of_a_file_is_never_taken_for_all_of_it() {
 fn a_transfer_that_was_put_back_goes_on_with_what_its_segment_still_holds() {
     let (old, new) = (bytes(1000), bytes(900));
     let served = serve(&[("a", &old)]);
-    let client = client(&served, 2, Duration::ZERO);
+    let client = client(&served, 2);
     let mut transfer = client.open(b"a").expect("open");
     let mut file = tempfile::tempfile().expect("a file");
     let mut left = old.len();
@@ -93,7 +93,7 @@ fn a_transfer_that_was_put_back_goes_on_with_what_its_segment_still_holds() {
 fn a_transfer_that_was_put_back_does_not_go_on_with_another_state() {
     let (old, new) = (bytes(1000), bytes(1001)[1..].to_vec());
     let served = serve(&[("a", &old)]);
-    let client = client(&served, 2, Duration::ZERO);
+    let client = client(&served, 2);
     let mut transfer = client.open(b"a").expect("open");
     transfer.next_chunk().expect("a chunk");
     transfer.put_back(300);
@@ -105,20 +105,26 @@ fn a_transfer_that_was_put_back_does_not_go_on_with_another_state() {
 }
 
 #[test]
-fn an_answer_given_out_again_is_the_newest() {
+fn once_the_server_has_given_another_file_the_old_one_is_not_given_out_again() {
     let (old, new) = (bytes(1000), bytes(900));
-    let served = serve(&[("a", &old)]);
-    let client = client(&served, 3, Duration::from_secs(3600));
-    let mut first = client.open(b"a").expect("open");
-    assert_eq!(first.next_chunk().expect("a chunk").expect("all of it").len(), 1000);
-    put(&served, "a", &new);
-    // The segment that holds the old file is in use, until `first` goes.
-    let mut second = client.open(b"a").expect("open");
-    assert!(rest(&mut second) == new);
-    drop(second);
-    drop(first);
-    for _ in 0..3 {
+    let served = Served::start_witnessed(&[]);
+    for round in 0..10 {
+        put(&served, "a", &old);
+        // Its witness will see a name, whatever becomes of this one.
+        fs::hard_link(served.path("a"), served.path(&format!("a{round}"))).expect("link");
+        let client = client(&served, 3);
+        let watchdog = Instant::now() + Duration::from_secs(60);
+        while client.stats().reused == 0 {
+            assert!(Instant::now() < watchdog, "it never looks for itself");
+            assert!(get(&client, b"a") == old);
+        }
+        let mut first = client.open(b"a").expect("open");
+        first.next_chunk().expect("a chunk");
+        put(&served, "a", &new);
+        let mut second = client.open(b"a").expect("open");
+        assert!(rest(&mut second) == new);
+        // While the segment with the new file is in use, the one with the old file is free.
+        drop(first);
         assert!(get(&client, b"a") == new);
     }
-    assert_eq!(client.stats().reused, 3);
 }

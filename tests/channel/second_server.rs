@@ -264,14 +264,7 @@ fn serve(session: &Session, file: &[u8], step: usize, most: usize) -> u32 {
 
 fn client(path: &Path, segments: u32) -> Client {
     let wait = Duration::from_secs(20);
-    Client::start(ClientConfig {
-        socket: path.to_owned(),
-        segments,
-        segment_size: 1024,
-        wait,
-        ..ClientConfig::default()
-    })
-    .expect("a client")
+    Client::start(ClientConfig { socket: path.to_owned(), segments, segment_size: 1024, wait }).expect("a client")
 }
 
 fn rest(transfer: &mut Transfer<'_>) -> Result<Vec<u8>, TransferError> {

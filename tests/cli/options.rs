@@ -45,7 +45,6 @@ fn webproxy_numbers() {
     refuses_numbers(&WEBPROXIES, "-n (--segment-count)", &["-n", "--segment-count"], 1, 4096);
     refuses_numbers(&WEBPROXIES, "-z (--segment-size)", &["-z", "--segment-size"], 824, 64 << 20);
     refuses_numbers(&WEBPROXIES, "--cache-wait-ms", &["--cache-wait-ms"], 0, u32_max);
-    refuses_numbers(&WEBPROXIES, "--max-age-ms", &["--max-age-ms"], 0, u32_max);
     refuses_numbers(&WEBPROXIES, "--stall-ms", &["--stall-ms"], 1, u32_max);
     refuses_numbers(&WEBPROXIES, "--drain-ms", &["--drain-ms"], 0, u32_max);
 }
@@ -184,7 +183,6 @@ fn help_names_every_option_with_default_and_range() {
         "  -S, --socket PATH        command socket of simplecached \
          [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",
         "      --cache-wait-ms N    how long a request waits for an absent simplecached [10000; 0 to 4294967295]",
-        "      --max-age-ms N       give out simplecached's answers again for so long, without asking [0; 0 to 4294967295]",
         "      --stall-ms N         drop a client that does not read for so long [30000; 1 to 4294967295]",
         "      --drain-ms N         on SIGTERM, let transfers run for so long [5000; 0 to 4294967295]",
         "      --metrics HOST:PORT  serve Prometheus metrics on this address",

@@ -13,13 +13,7 @@ use crate::library::Library;
 use crate::pair::until;
 
 pub fn config(socket: &Path, segments: u32, segment_size: u32) -> ClientConfig {
-    ClientConfig {
-        socket: socket.to_owned(),
-        segments,
-        segment_size,
-        wait: Duration::from_secs(30),
-        ..ClientConfig::default()
-    }
+    ClientConfig { socket: socket.to_owned(), segments, segment_size, wait: Duration::from_secs(30) }
 }
 
 pub fn client(socket: &Path, segments: u32, segment_size: u32) -> Client {

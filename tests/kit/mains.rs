@@ -149,7 +149,6 @@ fn a_variable_that_cannot_be_used_is_named() {
     for (name, value, reason) in [
         ("GFPROXY_STALL_MS", "0", number("1")),
         ("GFPROXY_CACHE_WAIT_MS", "-1", number("0")),
-        ("GFPROXY_MAX_AGE_MS", "1s", number("0")),
         ("GFPROXY_SEGMENTS", "many", "not a number from 1 to 4096".to_owned()),
         ("GFPROXY_SEGMENT_SIZE", "823", "not a number from 824 to 67108864".to_owned()),
         ("GFPROXY_SEGMENTS", "4096", "with GFPROXY_SEGMENT_SIZE=67108864: ".to_owned()),

@@ -54,20 +54,11 @@ pub struct ClientConfig {
     pub segment_size: u32,
     /// How long a request, or a transfer that has begun, waits for a daemon that is absent or silent.
     pub wait: Duration,
-    /// For how long after a request its answer may be given to others for the same key, without the daemon being asked.
-    /// That is for small files that are asked for all the time; zero asks the daemon each time.
-    pub max_age: Duration,
 }
 
 impl Default for ClientConfig {
     fn default() -> Self {
-        Self {
-            socket: default_socket(),
-            segments: 8,
-            segment_size: 1 << 20,
-            wait: Duration::from_secs(10),
-            max_age: Duration::ZERO,
-        }
+        Self { socket: default_socket(), segments: 8, segment_size: 1 << 20, wait: Duration::from_secs(10) }
     }
 }
 
@@ -89,8 +80,7 @@ pub struct ClientStats {
     pub sessions: u64,
     /// Transfers that went on after a lost session.
     pub resumed: u64,
-    /// Answers that were given out again without the daemon being asked: within [`ClientConfig::max_age`], or because the
-    /// client saw that the file is unchanged.
+    /// Answers that were given out again without the daemon being asked, since the client saw that the file is unchanged.
     pub reused: u64,
     /// Whether there is a session now.
     pub connected: bool,

@@ -34,13 +34,13 @@ pub(crate) struct Asked {
 /// What a segment holds: all of a file.
 #[derive(Debug)]
 pub(crate) struct Held {
-    key: Box<[u8]>,
+    pub(crate) key: Box<[u8]>,
     pub(crate) file: Validator,
     /// That of the last request that the daemon answered with this state of the file.
     pub(crate) epoch: u32,
     /// When the request was made that the daemon answered by reading the file.
     read: Instant,
-    /// When the last request was made that was answered with this state of the file.
+    /// When the last request was made that the daemon answered with this state of the file.
     confirmed: Instant,
 }
 
@@ -61,19 +61,9 @@ impl Held {
         }
     }
 
-    /// A look at the file showed, as the daemon would have, that it is in this state.
-    pub(crate) fn confirm(&mut self, now: Instant) {
-        self.confirmed = now;
-    }
-
     /// Whether it needs no second reading, should the daemon say that the file is unchanged.
     pub(crate) fn is_worth_an_offer(&self, now: Instant) -> bool {
         now.duration_since(self.read) < HOLDS_FOR
-    }
-
-    /// Whether the daemon was asked so short a time ago that it need not be asked again.
-    pub(crate) fn is_fresh(&self, now: Instant, max_age: Duration) -> bool {
-        now.duration_since(self.confirmed) < max_age
     }
 }
 
@@ -275,21 +265,8 @@ impl State {
         self.blank.extend(segments.into_iter().map(|consumer| (consumer.lead(), consumer)));
     }
 
-    /// Takes a segment back that holds a file. Of two states of one file the one that was confirmed last counts.
+    /// Takes a segment back that holds a file.
     fn hold(&mut self, consumer: Consumer, held: Held) {
-        let is_other = |other: &Held| *other.key == *held.key && other.file != held.file;
-        if self.holding.iter().any(|(_, other)| is_other(other) && other.confirmed > held.confirmed) {
-            return self.keep([consumer]);
-        }
-        let mut at = 0;
-        while at < self.holding.len() {
-            if is_other(&self.holding[at].1) {
-                let outdated = self.holding.remove(at);
-                self.keep(outdated.map(|(consumer, _)| consumer));
-            } else {
-                at += 1;
-            }
-        }
         if self.holding.len() == MOST_HOLDING
             && let Some((oldest, _)) = self.holding.pop_front()
         {

@@ -270,7 +270,7 @@ impl<'a> Transfer<'a> {
             let stopped = self.shared.state.lock().stopped;
             return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
         };
-        let (mut consumer, mut held) = match session.pool.acquire(&session.arena, self.key, *deadline) {
+        let (mut consumer, held) = match session.pool.acquire(&session.arena, self.key, *deadline) {
             Ok(acquired) => acquired,
             Err(NoSegment::Closed) => return Err(NoLease::Lost),
             Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
@@ -283,18 +283,11 @@ impl<'a> Transfer<'a> {
         let now = Instant::now();
         let asked = Asked { at: now, epoch: session.arena.epoch() };
         // What was begun goes on with the same state of the file, wherever it comes from.
-        let is_enough = |held: &mut Held| match self.file {
+        let is_enough = |held: &Held| match self.file {
             Some(file) => held.file == file,
-            None if held.is_fresh(now, self.shared.config.max_age) => true,
-            None => {
-                let vouches = session.vouches_for(held, now);
-                if vouches {
-                    held.confirm(now);
-                }
-                vouches
-            }
+            None => session.vouches_for(held, now),
         };
-        if let Some(file) = held.as_mut().and_then(|held| is_enough(held).then_some(held.file)) {
+        if let Some(file) = held.as_ref().filter(|held| is_enough(held)).map(|held| held.file) {
             self.join(&session);
             if self.file.replace(file).is_none() {
                 self.shared.reused.fetch_add(1, Ordering::Relaxed);
@@ -367,6 +360,9 @@ impl<'a> Transfer<'a> {
         lease.ended = chunk.kind.ends_lease();
         let offered = lease.offered.take();
         if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
+            if chunk.kind == Kind::NotFound {
+                session.witnesses.answered(self.key, None);
+            }
             return Step::Refused(chunk.kind);
         }
         if !std::mem::replace(&mut lease.answered, true) {
@@ -378,6 +374,7 @@ impl<'a> Transfer<'a> {
                 session.lose(Some(&Violation("file_len").to_string()));
                 return Step::Lost;
             }
+            session.witnesses.answered(self.key, Some(&file));
             self.file = Some(file);
             if chunk.kind == Kind::End && self.at == 0 {
                 lease.held = Held::after(offered, self.key, file, lease.asked);

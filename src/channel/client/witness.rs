@@ -1,7 +1,8 @@
 //! Descriptors with which a client sees for itself that a small file is unchanged, and so need not ask.
 //!
 //! A descriptor that only fstat(2) takes shows what the daemon would see. What it cannot show, that the key leads to
-//! another file, is told by the epoch, or found out when the file is asked for again, a tenth of a second later at most.
+//! another file, is told by the epoch, or by the daemon's answers: the file is asked for again a tenth of a second later at
+//! most.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -17,24 +18,35 @@ use crate::channel::layout::Validator;
 use crate::channel::ring::Violation;
 use crate::channel::wire;
 
-/// So many files at most.
+/// So many keys at most.
 const MOST: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
-/// A witness that was not asked for so long is dropped: it keeps the file of a name that is gone on the disk. Until then it
+/// A witness that was not called for so long is dropped: it keeps the blocks of a file whose name is gone. Until then it
 /// makes way for no other, so that many files do not push each other out.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// A file, from the request for its witness on.
+/// The file that a key leads to, from the request for its witness on.
 #[derive(Debug)]
 struct Entry {
+    device: u64,
+    inode: u64,
     witness: Option<Arc<File>>,
     used: Instant,
 }
 
+impl Entry {
+    fn is_of(&self, file: &Validator) -> bool {
+        (self.device, self.inode) == (file.device, file.inode)
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        now.duration_since(self.used) >= IDLE
+    }
+}
+
 #[derive(Debug)]
 struct State {
-    /// By device and inode.
-    files: LruCache<(u64, u64), Entry>,
+    keys: LruCache<Box<[u8]>, Entry>,
     /// Requests for a witness that none has come for.
     awaited: usize,
 }
@@ -45,65 +57,70 @@ pub(super) struct Witnesses(Mutex<State>);
 
 impl Witnesses {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { files: LruCache::new(MOST), awaited: 0 }))
+        Self(Mutex::new(State { keys: LruCache::new(MOST), awaited: 0 }))
     }
 
-    /// Whether a witness shows that the file is in this state, and has a name.
-    pub(super) fn see(&self, file: &Validator, now: Instant) -> bool {
+    /// Whether a witness shows that the file behind `key` is in this state, and has a name.
+    pub(super) fn see(&self, key: &[u8], file: &Validator, now: Instant) -> bool {
         let witness = {
             let mut state = self.0.lock();
-            let Some(entry) = state.files.get_mut(&(file.device, file.inode)) else { return false };
-            let Some(witness) = &entry.witness else { return false };
+            let Some(entry) = state.keys.get_mut(key).filter(|entry| entry.is_of(file)) else { return false };
             entry.used = now;
-            Arc::clone(witness)
+            entry.witness.clone()
         };
-        witness.metadata().is_ok_and(|seen| seen.nlink() > 0 && Validator::of(&seen) == *file)
+        let seen = witness.and_then(|witness| witness.metadata().ok());
+        seen.is_some_and(|seen| seen.nlink() > 0 && Validator::of(&seen) == *file)
     }
 
-    /// Whether to ask for a witness of the file now. Then it is awaited, for a while.
-    pub(super) fn ask(&self, file: &Validator, now: Instant) -> bool {
+    /// Whether to ask for a witness of the file behind `key` now. Then it is awaited.
+    pub(super) fn ask(&self, key: &[u8], file: &Validator, now: Instant) -> bool {
         let mut state = self.0.lock();
-        let is_recent = |entry: &Entry| now.duration_since(entry.used) < IDLE;
-        let id = (file.device, file.inode);
-        let is_in_the_way = match state.files.peek(&id) {
-            Some(entry) => entry.witness.is_some() || is_recent(entry),
-            None => {
-                state.files.len() == MOST.get() && state.files.peek_lru().is_some_and(|(_, oldest)| is_recent(oldest))
-            }
+        let has_room = match state.keys.peek(key) {
+            Some(entry) => !entry.is_of(file) || entry.witness.is_none() && entry.is_idle(now),
+            None => state.keys.len() < MOST.get() || state.keys.peek_lru().is_some_and(|(_, last)| last.is_idle(now)),
         };
-        if !is_in_the_way {
-            state.files.push(id, Entry { witness: None, used: now });
+        if has_room {
+            let Validator { device, inode, .. } = *file;
+            state.keys.push(key.into(), Entry { device, inode, witness: None, used: now });
             state.awaited += 1;
         }
-        !is_in_the_way
+        has_room
+    }
+
+    /// The daemon has answered with this file, or that there is none: what is known of another one is out of date.
+    pub(super) fn answered(&self, key: &[u8], file: Option<&Validator>) {
+        let mut state = self.0.lock();
+        if state.keys.peek(key).is_some_and(|entry| !file.is_some_and(|file| entry.is_of(file))) {
+            state.keys.pop(key);
+        }
     }
 
     /// Takes in what the daemon has sent.
     pub(super) fn take_in(&self, named: wire::Witness, descriptor: Option<OwnedFd>) -> Result<(), Violation> {
+        let wire::Witness { device, inode } = named;
         let mut state = self.0.lock();
         state.awaited = state.awaited.checked_sub(1).ok_or(Violation("a witness that nobody asked for"))?;
         // The kernel leaves a descriptor out where this process may have no more, or may not have this one.
         let Some(witness) = descriptor.map(File::from) else { return Ok(()) };
-        let is_named = |seen: std::fs::Metadata| (seen.dev(), seen.ino()) == (named.device, named.inode);
-        if !witness.metadata().is_ok_and(is_named) {
+        if !witness.metadata().is_ok_and(|seen| (seen.dev(), seen.ino()) == (device, inode)) {
             return Err(Violation("a witness of another file than it says"));
         }
-        // The file may have made way for another meanwhile.
-        if let Some(entry) = state.files.peek_mut(&(named.device, named.inode)) {
-            entry.witness = Some(Arc::new(witness));
+        let witness = Arc::new(witness);
+        // None, where the keys lead elsewhere meanwhile.
+        for (_, entry) in state.keys.iter_mut().filter(|(_, entry)| (entry.device, entry.inode) == (device, inode)) {
+            entry.witness.get_or_insert_with(|| Arc::clone(&witness));
         }
         Ok(())
     }
 
-    /// Drops those that nobody has asked for a while. When to come again, if any are left.
+    /// Drops those that were not called for a while. When to come again, if any are left.
     pub(super) fn tidy(&self, now: Instant) -> Option<Duration> {
         let mut state = self.0.lock();
-        while let Some((_, oldest)) = state.files.peek_lru() {
-            let idle = now.duration_since(oldest.used);
-            if idle < IDLE {
-                return Some(IDLE - idle);
+        while let Some((_, last)) = state.keys.peek_lru() {
+            if !last.is_idle(now) {
+                return Some(IDLE.saturating_sub(now.duration_since(last.used)));
             }
-            state.files.pop_lru();
+            state.keys.pop_lru();
         }
         None
     }

@@ -64,7 +64,7 @@ pub unsafe extern "C" fn shm_channel_client_create(
         // SAFETY: the caller's promise.
         let socket = unsafe { socket_path(socket) };
         let wait = Duration::from_millis(wait_ms.into());
-        let started = Client::start(ClientConfig { socket, segments, segment_size, wait, ..ClientConfig::default() })?;
+        let started = Client::start(ClientConfig { socket, segments, segment_size, wait })?;
         let handle = Box::into_raw(Box::new(shm_channel_client_t(Arc::new(started))));
         // SAFETY: not NULL, and room for a pointer by the caller's promise.
         unsafe { client.write(handle) };

@@ -114,7 +114,7 @@ fn a_segment_that_holds_a_file_is_one_of_all() {
                 let (consumer, held) = shared.pool.acquire(shared, KEY, far()).unwrap();
                 assert_eq!(shared.owner(&consumer).swap(1, Ordering::Relaxed), 0, "two owners");
                 shared.owner(&consumer).store(0, Ordering::Relaxed);
-                let held = Held::after(held, KEY, Validator::default(), Instant::now());
+                let held = Held::after(held, KEY, Validator::default(), Asked { at: Instant::now(), epoch: 0 });
                 shared.pool.give_back_holding(consumer, held, Vec::new());
             })
         });

@@ -29,8 +29,12 @@ fn file(inode: u64) -> Validator {
     Validator { inode, modified_ns: 1, ..Validator::default() }
 }
 
+fn asked(at: Instant) -> Asked {
+    Asked { at, epoch: 0 }
+}
+
 fn held(key: &[u8], inode: u64) -> Option<Held> {
-    Held::after(None, key, file(inode), Instant::now())
+    Held::after(None, key, file(inode), asked(Instant::now()))
 }
 
 /// The segment that comes next for `key`, and the file that it holds.
@@ -102,37 +106,16 @@ fn only_so_many_are_remembered() {
 }
 
 #[test]
-fn what_is_held_ages_from_its_reading_and_is_fresh_from_its_last_request() {
+fn what_is_held_ages_from_its_reading() {
     let read = Instant::now();
     let at = |ms| read + Duration::from_millis(ms);
-    let held = Held::after(None, A, file(1), read).expect("settled");
+    let held = Held::after(None, A, file(1), asked(read)).expect("settled");
     assert!(held.is_worth_an_offer(at(99)) && !held.is_worth_an_offer(at(100)));
-    let confirmed = Held::after(Some(held), A, file(1), at(90)).expect("the same");
+    let confirmed = Held::after(Some(held), A, file(1), Asked { at: at(90), epoch: 7 }).expect("the same");
     assert!(!confirmed.is_worth_an_offer(at(100)), "saying that it is the same is not reading it again");
-    assert!(confirmed.is_fresh(at(99), Duration::from_millis(10)));
-    assert!(!confirmed.is_fresh(at(100), Duration::from_millis(10)));
-    assert!(!confirmed.is_fresh(at(90), Duration::ZERO), "0 asks each time");
-    let changed = Held::after(Some(confirmed), A, file(2), at(95)).expect("settled");
+    assert_eq!(confirmed.epoch, 7);
+    let changed = Held::after(Some(confirmed), A, file(2), asked(at(95))).expect("settled");
     assert!(changed.is_worth_an_offer(at(194)), "another state was read");
-}
-
-#[test]
-fn of_two_states_of_a_file_the_one_confirmed_last_stays() {
-    for newer_first in [false, true] {
-        let pool = pool(3);
-        let [(first, _), (second, _)] = [(); 2].map(|()| next(&pool, A));
-        let (older, newer) = (held(A, 1), held(A, 2));
-        let mut back = [(first, older), (second, newer)];
-        if newer_first {
-            back.reverse();
-        }
-        for (consumer, held) in back {
-            pool.give_back_holding(consumer, held, Vec::new());
-        }
-        assert_eq!(next(&pool, A).1, Some(file(2)));
-        assert_eq!(next(&pool, A).1, None);
-        assert_eq!(next(&pool, A).1, None);
-    }
 }
 
 #[test]
