@@ -30,7 +30,9 @@ const IDLE: Duration = Duration::from_secs(1);
 struct Entry {
     device: u64,
     inode: u64,
+    /// None until it has come.
     witness: Option<Arc<File>>,
+    /// When the witness was called last, or asked for.
     used: Instant,
 }
 
@@ -65,11 +67,11 @@ impl Witnesses {
         let witness = {
             let mut state = self.0.lock();
             let Some(entry) = state.keys.get_mut(key).filter(|entry| entry.is_of(file)) else { return false };
+            let Some(witness) = &entry.witness else { return false };
             entry.used = now;
-            entry.witness.clone()
+            Arc::clone(witness)
         };
-        let seen = witness.and_then(|witness| witness.metadata().ok());
-        seen.is_some_and(|seen| seen.nlink() > 0 && Validator::of(&seen) == *file)
+        witness.metadata().is_ok_and(|seen| seen.nlink() > 0 && Validator::of(&seen) == *file)
     }
 
     /// Whether to ask for a witness of the file behind `key` now. Then it is awaited.
