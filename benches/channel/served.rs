@@ -80,14 +80,8 @@ impl Served {
         let server = Role::start(&["serve".as_ref(), &path("socket"), directory.path()]);
         let client = |segments| {
             let wait = Duration::from_secs(10);
-            Client::start(ClientConfig {
-                socket: path("socket"),
-                segments,
-                segment_size: size,
-                wait,
-                ..ClientConfig::default()
-            })
-            .expect("a client")
+            Client::start(ClientConfig { socket: path("socket"), segments, segment_size: size, wait })
+                .expect("a client")
         };
         Self {
             single: client(1),

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +15,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::catalog::Catalog;
-use crate::channel::{OpenFile, StoreError, TICK, Validator};
+use crate::channel::{HOLDS_FOR, OpenFile, StoreError, TICK, Validator};
 
 /// For so long an open descriptor is used without a look at whether its path leads to another file by now, unless the
 /// file has no name any more. Clients that see for themselves that the file is unchanged do so for another tenth of a second.
@@ -30,7 +30,10 @@ const SETTLE: u32 = 10;
 #[derive(Debug)]
 struct Kept {
     file: Arc<OpenFile>,
-    checked: Instant,
+    /// When the last look at its path began.
+    looked: Instant,
+    /// When it was asked for last.
+    used: Instant,
 }
 
 /// A catalog with its open files.
@@ -43,18 +46,20 @@ pub struct Files {
     most_open: usize,
     /// One bit an entry: whether the log has been told that it cannot be opened.
     told: Box<[AtomicU64]>,
+    /// See [`crate::channel::Store::epoch`].
+    epoch: Arc<AtomicU32>,
 }
 
 impl Files {
     /// Keeps files open on up to half of the descriptors that the process may have.
-    pub fn new(catalog: Catalog) -> Self {
-        Self::with_limit(catalog, OpenFile::most())
+    pub fn new(catalog: Catalog, epoch: Arc<AtomicU32>) -> Self {
+        Self::with_limit(catalog, epoch, OpenFile::most())
     }
 
-    fn with_limit(catalog: Catalog, most_open: usize) -> Self {
+    fn with_limit(catalog: Catalog, epoch: Arc<AtomicU32>, most_open: usize) -> Self {
         let most_kept = NonZeroUsize::new((most_open / 3 * 2).min(MOST_KEPT)).unwrap_or(NonZeroUsize::MIN);
         let told = (0..catalog.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { catalog, kept: Mutex::new(LruCache::new(most_kept)), most_open, told }
+        Self { catalog, kept: Mutex::new(LruCache::new(most_kept)), most_open, told, epoch }
     }
 
     /// The catalog.
@@ -65,26 +70,30 @@ impl Files {
     /// The file behind a key, in the state that it has now.
     pub fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
         let entry = self.catalog.find(key).ok_or(StoreError::NotFound)?;
-        let kept =
-            self.kept.lock().get(self.catalog.path_bytes(entry)).map(|kept| (Arc::clone(&kept.file), kept.checked));
-        if let Some((file, checked)) = kept
-            && let Ok(now) = file.file().metadata()
-            && Validator::of(&now) == *file.validator()
+        let now = Instant::now();
+        let kept = self.kept.lock().get_mut(self.catalog.path_bytes(entry)).map(|kept| {
+            kept.used = now;
+            (Arc::clone(&kept.file), kept.looked)
+        });
+        if let Some((file, looked)) = kept
+            && let Ok(state) = file.file().metadata()
+            && Validator::of(&state) == *file.validator()
         {
             // A file that was replaced or removed has no name, as a rule.
-            if now.nlink() > 0 && checked.elapsed() < RECHECK {
+            if state.nlink() > 0 && now.saturating_duration_since(looked) < RECHECK {
                 return Ok(file);
             }
             let named = std::fs::metadata(self.catalog.path(entry));
             if named.is_ok_and(|named| Validator::of(&named) == *file.validator()) {
-                self.keep(entry, Arc::clone(&file));
+                self.keep(entry, &file, now);
                 return Ok(file);
             }
         }
-        self.open_path(entry)
+        self.open_path(entry, now)
     }
 
-    fn open_path(&self, entry: u32) -> Result<Arc<OpenFile>, StoreError> {
+    /// Opens what a path leads to at `now` or later.
+    fn open_path(&self, entry: u32, now: Instant) -> Result<Arc<OpenFile>, StoreError> {
         let path = self.catalog.path(entry);
         self.make_room();
         let opened = loop {
@@ -96,12 +105,13 @@ impl Files {
         match opened {
             Ok(file) => {
                 let file = Arc::new(file);
-                self.keep(entry, Arc::clone(&file));
+                self.keep(entry, &file, now);
                 self.mark(entry, false);
                 Ok(file)
             }
             Err(error) => {
-                self.kept.lock().pop(self.catalog.path_bytes(entry));
+                let gone = self.kept.lock().pop(self.catalog.path_bytes(entry));
+                self.end_epoch_if(gone.is_some_and(|gone| has_a_name(&gone.file)));
                 if !self.mark(entry, true) {
                     warn!("{}: {error}", path.display());
                 }
@@ -114,19 +124,42 @@ impl Files {
         }
     }
 
-    fn keep(&self, entry: u32, file: Arc<OpenFile>) {
-        // What falls out is closed after the lock, and once no transfer uses it.
-        let _evicted =
-            self.kept.lock().push(self.catalog.path_bytes(entry).into(), Kept { file, checked: Instant::now() });
+    /// Keeps a file that its path led to at `looked` or later, unless somebody has looked since.
+    fn keep(&self, entry: u32, file: &Arc<OpenFile>, looked: Instant) {
+        let path = self.catalog.path_bytes(entry);
+        let mut kept = self.kept.lock();
+        let gone = match kept.get_mut(path) {
+            Some(present) if Arc::ptr_eq(&present.file, file) => {
+                present.looked = present.looked.max(looked);
+                return;
+            }
+            Some(present) if present.looked > looked => Gone::Replaced(Arc::clone(file), Arc::clone(&present.file)),
+            _ => match kept.push(path.into(), Kept { file: Arc::clone(file), looked, used: looked }) {
+                None => return,
+                Some((replaced, gone)) if *replaced == *path => Gone::Replaced(gone.file, Arc::clone(file)),
+                Some((_, evicted)) => Gone::Evicted(evicted),
+            },
+        };
+        drop(kept);
+        self.end_epoch_if(match gone {
+            Gone::Replaced(old, new) => !is_same(&old, &new) && has_a_name(&old),
+            Gone::Evicted(evicted) => evicted.may_be_witnessed(),
+        });
+    }
+
+    /// Moves the epoch where clients may hold a file that they see to be unchanged, though its key leads elsewhere, or may
+    /// without this cache's notice.
+    fn end_epoch_if(&self, is_over: bool) {
+        if is_over {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Closes the files that were used least recently, until one more fits.
     fn make_room(&self) {
         while OpenFile::count() >= self.most_open {
-            let evicted = self.kept.lock().pop_lru();
-            if evicted.is_none() {
-                return;
-            }
+            let Some((_, evicted)) = self.kept.lock().pop_lru() else { return };
+            self.end_epoch_if(evicted.may_be_witnessed());
         }
     }
 
@@ -136,6 +169,7 @@ impl Files {
         let some = kept.len().div_ceil(2);
         let evicted: Vec<_> = (0..some).filter_map(|_| kept.pop_lru()).collect();
         drop(kept);
+        self.end_epoch_if(evicted.iter().any(|(_, evicted)| evicted.may_be_witnessed()));
         !evicted.is_empty()
     }
 
@@ -145,6 +179,31 @@ impl Files {
         let before = if told { word.fetch_or(bit, Ordering::Relaxed) } else { word.fetch_and(!bit, Ordering::Relaxed) };
         before & bit != 0
     }
+}
+
+/// A file that is not kept any more.
+enum Gone {
+    /// The old one, and the one that its path leads to now.
+    Replaced(Arc<OpenFile>, Arc<OpenFile>),
+    /// From now on nobody would notice that its path leads to another file.
+    Evicted(Kept),
+}
+
+impl Kept {
+    /// Whether a client may have been given it so short a time ago that it looks at it instead of asking.
+    fn may_be_witnessed(&self) -> bool {
+        self.used.elapsed() < HOLDS_FOR && has_a_name(&self.file)
+    }
+}
+
+fn is_same(one: &OpenFile, other: &OpenFile) -> bool {
+    let [one, other] = [one, other].map(OpenFile::validator);
+    (one.device, one.inode) == (other.device, other.inode)
+}
+
+/// Whether a client's witness of it would find nothing wrong.
+fn has_a_name(file: &OpenFile) -> bool {
+    file.file().metadata().is_ok_and(|now| now.nlink() > 0)
 }
 
 /// Whether an error means that descriptors have run out.
@@ -193,7 +252,7 @@ mod tests {
         }
         let path = directory.join("locals.txt");
         fs::write(&path, locals).expect("locals.txt");
-        Files::with_limit(Catalog::load(&path, Faults::Refuse).expect("well formed"), limit)
+        Files::with_limit(Catalog::load(&path, Faults::Refuse).expect("well formed"), Arc::default(), limit)
     }
 
     fn read(file: &OpenFile) -> String {
@@ -213,9 +272,9 @@ mod tests {
         }
         let kept: Vec<_> = files.kept.lock().iter().map(|(path, _)| path.clone()).collect();
         assert_eq!(kept, ["9", "8", "7", "6"].map(|path| Box::from(path.as_bytes())));
-        assert_eq!(Files::with_limit(empty(), 768).kept.lock().cap().get(), 512);
-        assert_eq!(Files::with_limit(empty(), 1 << 20).kept.lock().cap().get(), MOST_KEPT);
-        assert_eq!(Files::with_limit(empty(), 0).kept.lock().cap().get(), 1);
+        assert_eq!(Files::with_limit(empty(), Arc::default(), 768).kept.lock().cap().get(), 512);
+        assert_eq!(Files::with_limit(empty(), Arc::default(), 1 << 20).kept.lock().cap().get(), MOST_KEPT);
+        assert_eq!(Files::with_limit(empty(), Arc::default(), 0).kept.lock().cap().get(), 1);
     }
 
     fn empty() -> Catalog {
@@ -243,7 +302,8 @@ mod tests {
         fs::write(directory.path().join("file"), "one").expect("a file");
         let locals = directory.path().join("locals.txt");
         fs::write(&locals, "/a file\n/b file\n").expect("locals.txt");
-        let files = Files::with_limit(Catalog::load(&locals, Faults::Refuse).expect("well formed"), 4000);
+        let files =
+            Files::with_limit(Catalog::load(&locals, Faults::Refuse).expect("well formed"), Arc::default(), 4000);
         let [a, b] = [b"/a", b"/b"].map(|key| files.open(key).expect("it is there"));
         assert!(Arc::ptr_eq(&a, &b));
     }
@@ -265,6 +325,72 @@ mod tests {
         assert!(matches!(files.open(b"/0"), Err(StoreError::NotFound)));
         assert_eq!(files.kept.lock().len(), 0);
         assert_eq!(read(&first), "changed in place", "a transfer goes on with the inode that it began with");
+    }
+
+    /// Makes the next request look where the path leads.
+    fn let_a_second_pass(files: &Files) {
+        let mut kept = files.kept.lock();
+        kept.iter_mut().for_each(|(_, kept)| kept.looked = kept.looked.checked_sub(RECHECK).expect("a running system"));
+    }
+
+    #[test]
+    fn the_epoch_moves_where_a_witness_does_not_see_that_a_path_leads_elsewhere() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = files(directory.path(), 2, 4000);
+        let (path, backup) = (directory.path().join("0"), directory.path().join("backup"));
+        let epoch = || files.epoch.load(Ordering::Relaxed);
+        let mut moves = 0;
+        let mut open = |expected: Option<&str>, moved: bool, what: &str| {
+            let opened = files.open(b"/0");
+            assert_eq!(opened.ok().map(|file| read(&file)).as_deref(), expected, "{what}");
+            moves += u32::from(moved);
+            assert_eq!(epoch(), moves, "{what}");
+        };
+        open(Some("0"), false, "the first time");
+        fs::write(&path, "written").expect("write");
+        open(Some("written"), false, "a write");
+        let replace = |content: &str| {
+            fs::write(directory.path().join("new"), content).expect("write");
+            fs::rename(directory.path().join("new"), &path).expect("rename");
+        };
+        replace("renamed");
+        open(Some("renamed"), false, "the old one has no name");
+        fs::hard_link(&path, &backup).expect("link");
+        replace("beside a backup");
+        open(Some("renamed"), false, "not yet looked for");
+        let_a_second_pass(&files);
+        open(Some("beside a backup"), true, "the old one has a name");
+        fs::rename(&path, &backup).expect("rename");
+        let_a_second_pass(&files);
+        open(None, true, "moved away");
+        std::os::unix::fs::symlink(&backup, &path).expect("link");
+        open(Some("beside a backup"), false, "nothing was there before");
+        assert!(files.close_some());
+        open(Some("beside a backup"), true, "closed while it may be looked at");
+        files.kept.lock().iter_mut().for_each(|(_, kept)| kept.used -= HOLDS_FOR);
+        assert!(files.close_some());
+        open(Some("beside a backup"), false, "closed when nobody looks at it");
+        files.kept.lock().resize(NonZeroUsize::MIN);
+        files.open(b"/1").expect("it is there");
+        assert_eq!(epoch(), 4, "/0 has made way");
+    }
+
+    #[test]
+    fn an_older_look_does_not_undo_a_newer_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = files(directory.path(), 1, 4000);
+        let before = Instant::now();
+        let old = files.open(b"/0").expect("it is there");
+        fs::hard_link(directory.path().join("0"), directory.path().join("backup")).expect("link");
+        fs::remove_file(directory.path().join("0")).expect("remove");
+        fs::write(directory.path().join("0"), "new").expect("write");
+        let_a_second_pass(&files);
+        let new = files.open(b"/0").expect("it is there");
+        let epoch = files.epoch.load(Ordering::Relaxed);
+        // Of a request that began long ago.
+        files.keep(0, &old, before);
+        assert!(Arc::ptr_eq(&new, &files.open(b"/0").expect("it is there")));
+        assert_eq!(files.epoch.load(Ordering::Relaxed), epoch + 1, "its client may look at the old one");
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod metrics;
 mod simple;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 use std::{mem, thread};
@@ -51,6 +51,8 @@ pub enum StartError {
 struct LocalFiles {
     delay: Duration,
     files: RwLock<Arc<Files>>,
+    /// See [`Store::epoch`].
+    epoch: Arc<AtomicU32>,
     lookups: Seconds,
 }
 
@@ -66,9 +68,9 @@ impl Store for LocalFiles {
         opened
     }
 
-    fn may_be_witnessed(&self) -> bool {
+    fn epoch(&self) -> Option<u32> {
         // A delay is for each lookup.
-        self.delay.is_zero()
+        self.delay.is_zero().then(|| self.epoch.load(Ordering::Acquire))
     }
 
     fn close_some(&self) {
@@ -95,10 +97,12 @@ impl Daemon {
     /// Loads the locals file and serves it. Lines that are no entries are skipped: there is nothing to fall back on.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new("simplecached");
-        let files = load(&config.locals, Faults::Skip)?;
+        let epoch = Arc::default();
+        let files = load(&config.locals, Faults::Skip, &epoch)?;
         let store = Arc::new(LocalFiles {
             delay: config.delay,
             files: RwLock::new(files),
+            epoch,
             lookups: metrics.seconds("lookup_duration_seconds", "To find and open a file, with the delay of -d.", &[]),
         });
         let server = Server::start(&config.server, Arc::clone(&store) as Arc<dyn Store>)?;
@@ -126,12 +130,16 @@ impl Daemon {
     /// that is no entry, the files loaded before stay.
     pub fn reload(&self) -> Result<(), LoadError> {
         let _alone = self.reloading.lock();
-        let loaded = load(&self.locals, Faults::Refuse);
+        let loaded = load(&self.locals, Faults::Refuse, &self.store.epoch);
         let is_refused = loaded.is_err();
-        let old = loaded.map(|files| mem::replace(&mut *self.store.files.write(), files));
-        if let Some(server) = &*self.server.lock() {
-            server.revoke();
-        }
+        let old = loaded.map(|files| {
+            let old = mem::replace(&mut *self.store.files.write(), files);
+            self.store.epoch.fetch_add(1, Ordering::AcqRel);
+            if let Some(server) = &*self.server.lock() {
+                server.tell_epoch();
+            }
+            old
+        });
         // Whoever sees this count is served from the new files.
         self.reloads[usize::from(is_refused)].fetch_add(1, Ordering::Release);
         // Not under the lock: a large table takes its time to go.
@@ -152,7 +160,7 @@ impl Daemon {
     }
 }
 
-fn load(locals: &Path, faults: Faults) -> Result<Arc<Files>, LoadError> {
+fn load(locals: &Path, faults: Faults, epoch: &Arc<AtomicU32>) -> Result<Arc<Files>, LoadError> {
     let begun = Instant::now();
     let catalog = Catalog::load(locals, faults)?;
     let (entries, ms) = (catalog.len(), begun.elapsed().as_millis());
@@ -161,5 +169,5 @@ fn load(locals: &Path, faults: Faults) -> Result<Arc<Files>, LoadError> {
     } else {
         info!("{}: {entries} entries, loaded in {ms} ms", locals.display());
     }
-    Ok(Arc::new(Files::new(catalog)))
+    Ok(Arc::new(Files::new(catalog, Arc::clone(epoch))))
 }

@@ -128,9 +128,9 @@ impl Arena {
         self.header().epoch.load(Ordering::Acquire)
     }
 
-    /// Begins another epoch: the producer's part.
-    pub(crate) fn end_epoch(&self) {
-        self.header().epoch.fetch_add(1, Ordering::AcqRel);
+    /// Begins an epoch: the producer's part.
+    pub(crate) fn begin_epoch(&self, epoch: u32) {
+        self.header().epoch.store(epoch, Ordering::Release);
     }
 
     pub(crate) fn layout(&self) -> Layout {

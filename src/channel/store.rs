@@ -9,22 +9,32 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
+    fstatfs,
+};
 
 use super::layout::Validator;
 
 /// The time stamps of files stand still for so long at most: a clock tick, on kernels that have nothing finer.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 
+/// For so long a segment counts as holding what was read into it. After a change that leaves size and modification time as
+/// they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
+pub(crate) const HOLDS_FOR: Duration = Duration::from_millis(100);
+
 /// Gives files by key. Called by the worker threads, several at once.
 pub trait Store: Send + Sync {
     /// The file behind `key`, any bytes, as it is now.
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError>;
 
-    /// Whether clients may see for themselves that a small file which they were given is unchanged, and then give it out
-    /// again for a tenth of a second without asking. A store that says so has [`Server::revoke`](super::Server::revoke)
-    /// called whenever a key leads to another file, or may not be asked for any more.
-    fn may_be_witnessed(&self) -> bool {
-        false
+    /// None if clients are to ask for each file each time. With a number they may see for themselves that a small file
+    /// which they were given less than a tenth of a second ago is unchanged and has a name, and give it out again without
+    /// asking, until the number is another. The store moves it before it gives the first answer that such a look does not
+    /// lead to: a key leads to another file, and the one before still has a name. With each answer the server tells all clients; of
+    /// a move without an answer [`Server::tell_epoch`](super::Server::tell_epoch) has to tell.
+    fn epoch(&self) -> Option<u32> {
+        None
     }
 
     /// Descriptors have run out: closes files that are kept open in case they are asked for again, where there are any.
@@ -41,6 +51,10 @@ pub enum StoreError {
     #[error("{0}")]
     Failed(String),
 }
+
+/// File systems on which fstat(2) does not wait for anybody.
+const LOCAL: [FsType; 6] =
+    [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC];
 
 /// The [`OpenFile`]s of this process.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -89,8 +103,12 @@ impl OpenFile {
         &self.validator
     }
 
-    /// A descriptor that tells of the file's state and cannot read it. An error where there is no /proc.
+    /// A descriptor that tells of the file's state and does not read it. An error where there is no /proc, and on file
+    /// systems where a look may have to wait for another machine or program: their clients had better ask, with a limit.
     pub(crate) fn witness(&self) -> io::Result<OwnedFd> {
+        if !LOCAL.contains(&fstatfs(&self.file)?.filesystem_type()) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         // Reading is what O_PATH rules out, whatever else is asked for.
         let witness = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(own)?;

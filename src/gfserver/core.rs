@@ -260,9 +260,9 @@ fn ring(bell: &EventFd) {
 }
 
 /// How many connections may be parked where a process may have `descriptors`. What handlers open, and what the program
-/// has besides, is left free: 16 for each worker and 64, but never more than half.
+/// has besides (64 are the channel's witnesses), is left free: 16 for each worker and 128, but never more than half.
 fn ceiling(descriptors: usize, workers: usize) -> usize {
-    descriptors - (64 + 16 * workers).min(descriptors / 2)
+    descriptors - (128 + 16 * workers).min(descriptors / 2)
 }
 
 #[cfg(test)]
@@ -271,9 +271,9 @@ mod tests {
 
     #[test]
     fn handlers_keep_descriptors_under_any_limit() {
-        assert_eq!(ceiling(1024, 8), 1024 - 64 - 128);
+        assert_eq!(ceiling(1024, 8), 1024 - 128 - 128);
         assert_eq!(ceiling(64, 200), 32);
         assert_eq!(ceiling(0, 1), 0);
-        assert_eq!(ceiling(usize::MAX, 1), usize::MAX - 80);
+        assert_eq!(ceiling(usize::MAX, 1), usize::MAX - 144);
     }
 }

@@ -1,10 +1,14 @@
 //! Small files that stay in webproxy's segments: it looks at the file each time, or asks the daemon, and misses no change.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
+use gfproxy::cache::{Config, Daemon};
+use gfproxy::channel::{Client, ClientConfig, ServerConfig};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::pair::{Pair, replace};
@@ -115,6 +119,56 @@ fn a_key_that_leads_elsewhere_after_a_reload_is_asked_for_again() {
 }
 
 #[test]
+fn nobody_is_given_the_old_file_of_a_symbolic_link_after_somebody_was_given_the_new_one() {
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name);
+    let turn = |name: &str| {
+        symlink(path(name), path("new")).expect("a link");
+        fs::rename(path("new"), path("link")).expect("rename");
+    };
+    turn("a");
+    fs::write(path("locals.txt"), "/a link\n/b link\n").expect("locals.txt");
+    let server = ServerConfig { socket: path("socket"), threads: 2, inherit: false };
+    let config = Config { locals: path("locals.txt"), delay: Duration::ZERO, server };
+    let _daemon = Daemon::start(config).expect("a daemon");
+    let clients = [(); 2].map(|()| {
+        let config =
+            ClientConfig { socket: path("socket"), segments: 3, segment_size: 1000, ..ClientConfig::default() };
+        Client::start(config).expect("a client")
+    });
+    // Two keys of one client, and one of another.
+    let all: [(&Client, &[u8]); 3] = [(&clients[0], b"/a"), (&clients[0], b"/b"), (&clients[1], b"/a")];
+    let get = |(client, key): (&Client, &[u8])| {
+        let mut transfer = client.open(key).expect("open");
+        let chunk = transfer.next_chunk().expect("a chunk").expect("all of it");
+        let file = tempfile::tempfile().expect("a file");
+        chunk.write_to(&file).expect("write");
+        let mut first = [0];
+        file.read_exact_at(&mut first, 0).expect("read");
+        first[0]
+    };
+    for name in ["b", "a", "b", "a"] {
+        // All look for themselves, and have done so when the link is turned.
+        let before: Vec<_> = clients.iter().map(|client| client.stats().reused).collect();
+        until("reuses", || {
+            all.map(get);
+            clients.iter().zip(&before).all(|(client, before)| client.stats().reused > before + 10)
+        });
+        turn(name);
+        let mut is_new = false;
+        until("the new file", || {
+            for one in all {
+                let got_new = get(one) == name.as_bytes()[0];
+                assert!(got_new || !is_new, "the old file after the new one");
+                is_new |= got_new;
+            }
+            is_new
+        });
+        (0..30).flat_map(|_| all).for_each(|one| assert_eq!(get(one), name.as_bytes()[0]));
+    }
+}
+
+#[test]
 fn a_witness_of_a_file_that_nobody_asks_for_is_dropped() {
     let (mut pair, _) = pair(&["-n", "2"]);
     let proxy = address(&mut pair.proxy);
@@ -164,5 +218,14 @@ fn a_stopped_daemon_is_missed_at_once_or_when_it_is_to_read_again() {
     fetch_until_reused(&pair, &proxy, b"a 0000");
     pair.daemon.freeze();
     assert_eq!(pair.fetch("/b"), ERROR, "there is no witness of what was asked for once");
+    until("/a is asked for", || pair.fetch("/a") == ERROR);
+}
+
+#[test]
+fn a_daemon_that_has_ended_is_missed() {
+    let (mut pair, _) = pair(&["-n", "2"]);
+    let proxy = address(&mut pair.proxy);
+    fetch_until_reused(&pair, &proxy, b"a 0000");
+    pair.daemon.signal(Signal::SIGKILL);
     until("/a is asked for", || pair.fetch("/a") == ERROR);
 }

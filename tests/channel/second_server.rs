@@ -419,6 +419,18 @@ fn a_client_with_a_witness_asks_again_after_each_change_and_each_epoch() {
             let before = requests.load(Ordering::SeqCst);
             get();
             assert_eq!(requests.load(Ordering::SeqCst), before + 1, "an epoch goes unseen");
+            reuses();
+            // One that begins between a request and its answer: the answer is one of the epoch before.
+            age(200 + round);
+            epoch.fetch_add(1, Ordering::SeqCst);
+            get();
+            let before = requests.load(Ordering::SeqCst);
+            get();
+            assert_eq!(
+                requests.load(Ordering::SeqCst),
+                before + 1,
+                "an epoch is taken for one that came before its request"
+            );
         }
     });
 }

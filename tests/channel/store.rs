@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use gfproxy::channel::{OpenFile, Server, ServerConfig, Store, StoreError};
 use tempfile::TempDir;
@@ -10,12 +11,13 @@ use tempfile::TempDir;
 /// A server of files, with its socket, in a directory of its own.
 pub struct Served {
     pub directory: TempDir,
-    pub server: Server,
+    server: Server,
+    epoch: Arc<AtomicU32>,
 }
 
 struct Directory {
     path: std::path::PathBuf,
-    may_be_witnessed: bool,
+    epoch: Option<Arc<AtomicU32>>,
 }
 
 impl Store for Directory {
@@ -25,8 +27,8 @@ impl Store for Directory {
         OpenFile::new(file).map(Arc::new).map_err(|e| StoreError::Failed(e.to_string()))
     }
 
-    fn may_be_witnessed(&self) -> bool {
-        self.may_be_witnessed
+    fn epoch(&self) -> Option<u32> {
+        self.epoch.as_ref().map(|epoch| epoch.load(Ordering::SeqCst))
     }
 }
 
@@ -52,8 +54,18 @@ impl Served {
             fs::write(directory.path().join(name), bytes).expect("a file");
         }
         let config = ServerConfig { socket: directory.path().join("socket"), threads: 2, ..ServerConfig::default() };
-        let store = Arc::new(Directory { path: directory.path().to_owned(), may_be_witnessed });
-        Self { directory, server: Server::start(&config, store).expect("a server") }
+        let epoch = Arc::new(AtomicU32::new(0));
+        let its = may_be_witnessed.then(|| Arc::clone(&epoch));
+        let store = Arc::new(Directory { path: directory.path().to_owned(), epoch: its });
+        Self { directory, server: Server::start(&config, store).expect("a server"), epoch }
+    }
+
+    /// Moves the epoch; the server tells of it now, or with the next answer.
+    pub fn begin_epoch(&self, epoch: u32, tell: bool) {
+        self.epoch.store(epoch, Ordering::SeqCst);
+        if tell {
+            self.server.tell_epoch();
+        }
     }
 
     pub fn path(&self, name: &str) -> std::path::PathBuf {

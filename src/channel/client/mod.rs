@@ -254,6 +254,7 @@ impl Shared {
                     self.sessions.fetch_add(1, Ordering::Relaxed);
                     let begun = Instant::now();
                     let fault = self.attend(&session);
+                    session.witnesses.clear();
                     self.state.lock().session = None;
                     session.lose(fault.as_deref());
                     if let Some(fault) = session.fault() {
@@ -291,7 +292,9 @@ impl Shared {
     fn attend(&self, session: &Session) -> Option<String> {
         loop {
             let patience = session.witnesses.tidy(Instant::now());
-            self.watch(&session.socket, patience, || session.is_lost());
+            if !self.watch(&session.socket, patience, || session.is_lost()) {
+                return None;
+            }
             match session.hear() {
                 _ if session.is_lost() => return None,
                 Ok(true) => {}
@@ -311,21 +314,26 @@ impl Shared {
         !state.stopped
     }
 
-    /// Returns when the daemon has said something or hung up, when a poke made `enough` true, or when it is time.
-    fn watch(&self, socket: &SeqPacket, patience: Option<Duration>, enough: impl Fn() -> bool) {
+    /// Returns when the daemon has said something or hung up, when a poke made `enough` true, or when it is time. False if the
+    /// system does not let it wait.
+    fn watch(&self, socket: &SeqPacket, patience: Option<Duration>, enough: impl Fn() -> bool) -> bool {
         while !enough() {
             let mut fds =
                 [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.poke.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, patience.map_or(PollTimeout::NONE, at_least)) {
-                Ok(0) => return,
+                Ok(0) => return true,
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return warn!("poll: {errno}"),
+                Err(errno) => {
+                    warn!("poll: {errno}");
+                    return false;
+                }
             }
             if fds[0].any().unwrap_or(true) {
-                return;
+                return true;
             }
             self.forget_pokes();
         }
+        true
     }
 
     /// Waits before the next attempt; `hurry` at most, if a request waits. False if the client stops.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::layout::Validator;
 use crate::channel::ring::{Area, Consumer, Violation};
+use crate::channel::store::HOLDS_FOR;
 use crate::channel::sync::{AtomicU32, Condvar, Mutex, Ordering};
 
 /// How often a waiter looks whether quarantined segments are free again.
@@ -18,10 +19,6 @@ const REAP: Duration = Duration::from_millis(5);
 
 /// Free segments that still hold a file are remembered up to this number: one look goes through all of them.
 const MOST_HOLDING: usize = 256;
-
-/// For so long a segment is offered as holding what the daemon read into it. After a change that leaves size and modification
-/// time as they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
-const HOLDS_FOR: Duration = Duration::from_millis(100);
 
 /// When a request was made.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +31,7 @@ pub(crate) struct Asked {
 /// What a segment holds: all of a file.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) key: Box<[u8]>,
+    key: Box<[u8]>,
     pub(crate) file: Validator,
     /// That of the last request that the daemon answered with this state of the file.
     pub(crate) epoch: u32,

@@ -149,14 +149,12 @@ impl Session {
 
     /// Whether to ask the daemon for a witness of the file that a lead holds.
     pub(crate) fn wants_witness(&self, held: &Held, now: Instant) -> bool {
-        self.features & FEATURE_WITNESS != 0 && self.witnesses.ask(&held.key, &held.file, now)
+        self.features & FEATURE_WITNESS != 0 && self.witnesses.ask(&held.file, now)
     }
 
     /// Whether what a segment holds need not be asked for: the file is unchanged, and its key still leads to it.
     pub(crate) fn vouches_for(&self, held: &Held, now: Instant) -> bool {
-        held.is_worth_an_offer(now)
-            && self.arena.epoch() == held.epoch
-            && self.witnesses.see(&held.key, &held.file, now)
+        held.is_worth_an_offer(now) && self.arena.epoch() == held.epoch && self.witnesses.see(&held.file, now)
     }
 
     /// Takes in what the daemon has sent, if it has sent anything. False once it has hung up.

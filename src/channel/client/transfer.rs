@@ -360,9 +360,6 @@ impl<'a> Transfer<'a> {
         lease.ended = chunk.kind.ends_lease();
         let offered = lease.offered.take();
         if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
-            if chunk.kind == Kind::NotFound {
-                session.witnesses.answered(self.key, None);
-            }
             return Step::Refused(chunk.kind);
         }
         if !std::mem::replace(&mut lease.answered, true) {
@@ -374,7 +371,6 @@ impl<'a> Transfer<'a> {
                 session.lose(Some(&Violation("file_len").to_string()));
                 return Step::Lost;
             }
-            session.witnesses.answered(self.key, Some(&file));
             self.file = Some(file);
             if chunk.kind == Kind::End && self.at == 0 {
                 lease.held = Held::after(offered, self.key, file, lease.asked);

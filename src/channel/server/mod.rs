@@ -13,14 +13,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use log::info;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::address::{BindError, BoundSocket, default_socket};
 use super::store::Store;
@@ -78,6 +78,9 @@ pub(crate) struct Shared {
     requests: Epoll,
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
     counters: Counters,
+    /// The store's epoch that clients were told of last, and the right to tell them.
+    epoch: AtomicU32,
+    telling: Mutex<()>,
     /// Workers that wait for a request.
     idle: AtomicUsize,
     stopping: AtomicBool,
@@ -92,7 +95,21 @@ impl Shared {
 
     /// What clients may ask for, beyond the version.
     fn features(&self) -> u64 {
-        FEATURE_HELD | if self.store.may_be_witnessed() { FEATURE_WITNESS } else { 0 }
+        FEATURE_HELD | if self.store.epoch().is_some() { FEATURE_WITNESS } else { 0 }
+    }
+
+    /// Tells all clients of the store's epoch, if it has moved.
+    fn tell_epoch(&self) {
+        let is_told = |epoch| self.epoch.load(Ordering::Acquire) == epoch;
+        if self.store.epoch().is_none_or(is_told) {
+            return;
+        }
+        let _alone = self.telling.lock();
+        // What a client does not hear of now it will: one that comes later is served later.
+        if let Some(epoch) = self.store.epoch() {
+            self.sessions.read().values().for_each(|session| session.arena.begin_epoch(epoch));
+            self.epoch.store(epoch, Ordering::Release);
+        }
     }
 
     fn has_idle(&self) -> bool {
@@ -178,6 +195,8 @@ impl Server {
             requests,
             sessions: RwLock::new(HashMap::new()),
             counters: Counters::default(),
+            epoch: AtomicU32::new(0),
+            telling: Mutex::default(),
             idle: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             stop,
@@ -197,11 +216,9 @@ impl Server {
         Ok(())
     }
 
-    /// What the store has answered so far counts no more: clients ask again for files of which they have seen for
-    /// themselves that they are unchanged. To be called after each change that such a look does not show, as of the file
-    /// that a key leads to; see [`Store::may_be_witnessed`].
-    pub fn revoke(&self) {
-        self.shared.sessions.read().values().for_each(|session| session.arena.end_epoch());
+    /// Tells all clients of the store's epoch, before it returns. See [`Store::epoch`].
+    pub fn tell_epoch(&self) {
+        self.shared.tell_epoch();
     }
 
     /// The counters now.

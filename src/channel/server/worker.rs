@@ -159,7 +159,10 @@ impl Lease<'_> {
         {
             return Ok(file);
         }
-        let file = self.shared.store.open(get.key).map_err(|error| {
+        let opened = self.shared.store.open(get.key);
+        // Before anybody hears of what it is now.
+        self.shared.tell_epoch();
+        let file = opened.map_err(|error| {
             let key = String::from_utf8_lossy(get.key);
             debug!("session {}: {key:?}: {error}", self.session.id);
             match error {
@@ -182,7 +185,7 @@ impl Lease<'_> {
         {
             self.shared.counters.confirm();
             self.publish_end(Run { first: self.lead, count: 1, len: validator.len as u32 }, Kind::End);
-            if wants_witness && self.shared.store.may_be_witnessed() {
+            if wants_witness && self.shared.store.epoch().is_some() {
                 self.session.give_witness(file);
             }
             return Ok(());
