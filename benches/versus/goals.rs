@@ -82,10 +82,17 @@ pub fn check(cells: &[Cell]) -> Vec<Goal> {
         ),
         at_least(
             0.97,
-            "Part 2, a million catalog entries, 1 KB, requests/s",
+            "Part 2, a million catalog entries, the same ten asked for, 1 KB, requests/s",
             requests,
             "ten entries",
-            (catalog("1000000"), catalog("10")),
+            (catalog(TEN_OF_A_MILLION), catalog(TEN)),
+        ),
+        at_least(
+            0.97,
+            "Part 2, a million catalog entries, any asked for, 1 KB, requests/s",
+            requests,
+            "ten entries",
+            (catalog(MILLION), catalog(TEN)),
         ),
         at_least(
             0.8,
