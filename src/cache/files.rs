@@ -18,8 +18,10 @@ use super::catalog::Catalog;
 use crate::channel::{HOLDS_FOR, OpenFile, StoreError, TICK, Validator};
 
 /// For so long an open descriptor is used without a look at whether its path leads to another file by now, unless the
-/// file has no name any more. Clients that see for themselves that the file is unchanged do so for another tenth of a second.
+/// file has no name any more. Clients that see for themselves that the file is unchanged do so for some time more.
 const RECHECK: Duration = Duration::from_millis(900);
+/// What docs/locals.md promises.
+const _: () = assert!(RECHECK.as_millis() + HOLDS_FOR.as_millis() <= 1000);
 
 /// At most so many descriptors are kept, whatever the limit allows.
 const MOST_KEPT: usize = 16384;
@@ -32,8 +34,6 @@ struct Kept {
     file: Arc<OpenFile>,
     /// When the last look at its path began.
     looked: Instant,
-    /// When it was asked for last.
-    used: Instant,
 }
 
 /// A catalog with its open files.
@@ -71,10 +71,8 @@ impl Files {
     pub fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
         let entry = self.catalog.find(key).ok_or(StoreError::NotFound)?;
         let now = Instant::now();
-        let kept = self.kept.lock().get_mut(self.catalog.path_bytes(entry)).map(|kept| {
-            kept.used = now;
-            (Arc::clone(&kept.file), kept.looked)
-        });
+        let kept =
+            self.kept.lock().get(self.catalog.path_bytes(entry)).map(|kept| (Arc::clone(&kept.file), kept.looked));
         if let Some((file, looked)) = kept
             && let Ok(state) = file.file().metadata()
             && Validator::of(&state) == *file.validator()
@@ -85,7 +83,7 @@ impl Files {
             }
             let named = std::fs::metadata(self.catalog.path(entry));
             if named.is_ok_and(|named| Validator::of(&named) == *file.validator()) {
-                self.keep(entry, &file, now);
+                self.keep_on(entry, &file, now);
                 return Ok(file);
             }
         }
@@ -105,13 +103,12 @@ impl Files {
         match opened {
             Ok(file) => {
                 let file = Arc::new(file);
-                self.keep(entry, &file, now);
+                self.keep(entry, Arc::clone(&file), now);
                 self.mark(entry, false);
                 Ok(file)
             }
             Err(error) => {
-                let gone = self.kept.lock().pop(self.catalog.path_bytes(entry));
-                self.end_epoch_if(gone.is_some_and(|gone| has_a_name(&gone.file)));
+                self.let_go(entry);
                 if !self.mark(entry, true) {
                     warn!("{}: {error}", path.display());
                 }
@@ -124,42 +121,53 @@ impl Files {
         }
     }
 
-    /// Keeps a file that its path led to at `looked` or later, unless somebody has looked since.
-    fn keep(&self, entry: u32, file: &Arc<OpenFile>, looked: Instant) {
-        let path = self.catalog.path_bytes(entry);
-        let mut kept = self.kept.lock();
-        let gone = match kept.get_mut(path) {
-            Some(present) if Arc::ptr_eq(&present.file, file) => {
-                present.looked = present.looked.max(looked);
-                return;
-            }
-            Some(present) if present.looked > looked => Gone::Replaced(Arc::clone(file), Arc::clone(&present.file)),
-            _ => match kept.push(path.into(), Kept { file: Arc::clone(file), looked, used: looked }) {
-                None => return,
-                Some((replaced, gone)) if *replaced == *path => Gone::Replaced(gone.file, Arc::clone(file)),
-                Some((_, evicted)) => Gone::Evicted(evicted),
-            },
-        };
-        drop(kept);
-        self.end_epoch_if(match gone {
-            Gone::Replaced(old, new) => !is_same(&old, &new) && has_a_name(&old),
-            Gone::Evicted(evicted) => evicted.may_be_witnessed(),
-        });
+    /// Notes a look at a path that led to the file which is kept, unless somebody has found another one since.
+    fn keep_on(&self, entry: u32, file: &Arc<OpenFile>, looked: Instant) {
+        if let Some(kept) = self.kept.lock().get_mut(self.catalog.path_bytes(entry))
+            && Arc::ptr_eq(&kept.file, file)
+        {
+            kept.looked = looked.max(kept.looked);
+        }
     }
 
-    /// Moves the epoch where clients may hold a file that they see to be unchanged, though its key leads elsewhere, or may
-    /// without this cache's notice.
-    fn end_epoch_if(&self, is_over: bool) {
-        if is_over {
-            self.epoch.fetch_add(1, Ordering::AcqRel);
+    /// Keeps a file that its path led to at `looked` or later.
+    fn keep(&self, entry: u32, file: Arc<OpenFile>, looked: Instant) {
+        let path = self.catalog.path_bytes(entry);
+        let id = |file: &OpenFile| (file.validator().device, file.validator().inode);
+        let found = id(&file);
+        let mut kept = self.kept.lock();
+        // What falls out is closed after the lock, and once no transfer uses it.
+        let gone = kept.push(path.into(), Kept { file, looked });
+        if gone.as_ref().is_some_and(|(other, gone)| **other == *path && id(&gone.file) != found) {
+            // Before anybody else is given the new one.
+            self.end_epoch();
         }
+        drop(kept);
+        drop(gone);
+    }
+
+    /// The path of an entry leads to no file any more.
+    fn let_go(&self, entry: u32) {
+        let mut kept = self.kept.lock();
+        let gone = kept.pop(self.catalog.path_bytes(entry));
+        if gone.is_some() {
+            self.end_epoch();
+        }
+        drop(kept);
+        drop(gone);
+    }
+
+    fn end_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Closes the files that were used least recently, until one more fits.
     fn make_room(&self) {
         while OpenFile::count() >= self.most_open {
-            let Some((_, evicted)) = self.kept.lock().pop_lru() else { return };
-            self.end_epoch_if(evicted.may_be_witnessed());
+            let evicted = self.kept.lock().pop_lru();
+            if evicted.is_none() {
+                return;
+            }
         }
     }
 
@@ -169,7 +177,6 @@ impl Files {
         let some = kept.len().div_ceil(2);
         let evicted: Vec<_> = (0..some).filter_map(|_| kept.pop_lru()).collect();
         drop(kept);
-        self.end_epoch_if(evicted.iter().any(|(_, evicted)| evicted.may_be_witnessed()));
         !evicted.is_empty()
     }
 
@@ -179,31 +186,6 @@ impl Files {
         let before = if told { word.fetch_or(bit, Ordering::Relaxed) } else { word.fetch_and(!bit, Ordering::Relaxed) };
         before & bit != 0
     }
-}
-
-/// A file that is not kept any more.
-enum Gone {
-    /// The old one, and the one that its path leads to now.
-    Replaced(Arc<OpenFile>, Arc<OpenFile>),
-    /// From now on nobody would notice that its path leads to another file.
-    Evicted(Kept),
-}
-
-impl Kept {
-    /// Whether a client may have been given it so short a time ago that it looks at it instead of asking.
-    fn may_be_witnessed(&self) -> bool {
-        self.used.elapsed() < HOLDS_FOR && has_a_name(&self.file)
-    }
-}
-
-fn is_same(one: &OpenFile, other: &OpenFile) -> bool {
-    let [one, other] = [one, other].map(OpenFile::validator);
-    (one.device, one.inode) == (other.device, other.inode)
-}
-
-/// Whether a client's witness of it would find nothing wrong.
-fn has_a_name(file: &OpenFile) -> bool {
-    file.file().metadata().is_ok_and(|now| now.nlink() > 0)
 }
 
 /// Whether an error means that descriptors have run out.
@@ -334,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_epoch_moves_where_a_witness_does_not_see_that_a_path_leads_elsewhere() {
+    fn the_epoch_moves_where_a_path_leads_elsewhere() {
         let directory = tempfile::tempdir().expect("a directory");
         let files = files(directory.path(), 2, 4000);
         let (path, backup) = (directory.path().join("0"), directory.path().join("backup"));
@@ -353,11 +335,9 @@ mod tests {
             fs::write(directory.path().join("new"), content).expect("write");
             fs::rename(directory.path().join("new"), &path).expect("rename");
         };
-        replace("renamed");
-        open(Some("renamed"), false, "the old one has no name");
         fs::hard_link(&path, &backup).expect("link");
         replace("beside a backup");
-        open(Some("renamed"), false, "not yet looked for");
+        open(Some("written"), false, "not yet looked for");
         let_a_second_pass(&files);
         open(Some("beside a backup"), true, "the old one has a name");
         fs::rename(&path, &backup).expect("rename");
@@ -365,32 +345,18 @@ mod tests {
         open(None, true, "moved away");
         std::os::unix::fs::symlink(&backup, &path).expect("link");
         open(Some("beside a backup"), false, "nothing was there before");
-        assert!(files.close_some());
-        open(Some("beside a backup"), true, "closed while it may be looked at");
-        files.kept.lock().iter_mut().for_each(|(_, kept)| kept.used -= HOLDS_FOR);
-        assert!(files.close_some());
-        open(Some("beside a backup"), false, "closed when nobody looks at it");
-        files.kept.lock().resize(NonZeroUsize::MIN);
-        files.open(b"/1").expect("it is there");
-        assert_eq!(epoch(), 4, "/0 has made way");
     }
 
     #[test]
-    fn an_older_look_does_not_undo_a_newer_one() {
+    fn a_look_that_found_the_old_file_does_not_undo_one_that_found_a_new_one() {
         let directory = tempfile::tempdir().expect("a directory");
         let files = files(directory.path(), 1, 4000);
-        let before = Instant::now();
         let old = files.open(b"/0").expect("it is there");
-        fs::hard_link(directory.path().join("0"), directory.path().join("backup")).expect("link");
         fs::remove_file(directory.path().join("0")).expect("remove");
         fs::write(directory.path().join("0"), "new").expect("write");
-        let_a_second_pass(&files);
         let new = files.open(b"/0").expect("it is there");
-        let epoch = files.epoch.load(Ordering::Relaxed);
-        // Of a request that began long ago.
-        files.keep(0, &old, before);
+        files.keep_on(0, &old, Instant::now());
         assert!(Arc::ptr_eq(&new, &files.open(b"/0").expect("it is there")));
-        assert_eq!(files.epoch.load(Ordering::Relaxed), epoch + 1, "its client may look at the old one");
     }
 
     #[test]

@@ -133,8 +133,11 @@ impl Daemon {
         let loaded = load(&self.locals, Faults::Refuse, &self.store.epoch);
         let is_refused = loaded.is_err();
         let old = loaded.map(|files| {
-            let old = mem::replace(&mut *self.store.files.write(), files);
+            let mut current = self.store.files.write();
+            let old = mem::replace(&mut *current, files);
+            // Before anybody is served from the new files.
             self.store.epoch.fetch_add(1, Ordering::AcqRel);
+            drop(current);
             if let Some(server) = &*self.server.lock() {
                 server.tell_epoch();
             }

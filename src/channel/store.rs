@@ -30,9 +30,9 @@ pub trait Store: Send + Sync {
 
     /// None if clients are to ask for each file each time. With a number they may see for themselves that a small file
     /// which they were given less than a tenth of a second ago is unchanged and has a name, and give it out again without
-    /// asking, until the number is another. The store moves it before it gives the first answer that such a look does not
-    /// lead to: a key leads to another file, and the one before still has a name. With each answer the server tells all clients; of
-    /// a move without an answer [`Server::tell_epoch`](super::Server::tell_epoch) has to tell.
+    /// asking, until the number is another. The store moves it when it finds that a key leads to another file, or to none: such a
+    /// look need not show that. With the answers to come the server tells all clients; of a move without an answer
+    /// [`Server::tell_epoch`](super::Server::tell_epoch) has to tell.
     fn epoch(&self) -> Option<u32> {
         None
     }

@@ -371,10 +371,11 @@ impl<'a> Transfer<'a> {
                 session.lose(Some(&Violation("file_len").to_string()));
                 return Step::Lost;
             }
-            self.file = Some(file);
-            if chunk.kind == Kind::End && self.at == 0 {
+            // What a transfer goes on with need not be the file of its key any more.
+            if chunk.kind == Kind::End && self.at == 0 && self.file.is_none() {
                 lease.held = Held::after(offered, self.key, file, lease.asked);
             }
+            self.file = Some(file);
         }
         if self.fits(chunk) {
             Step::Chunk(chunk)
