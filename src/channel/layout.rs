@@ -89,6 +89,8 @@ pub(crate) struct ConsumerWords {
     pub(crate) kept: AtomicU32,
     /// The indices of the lent segments.
     pub(crate) lent: [AtomicU32; MAX_RING - 1],
+    /// 1 if the consumer releases nothing of this lease, which is to end once its ring is full.
+    pub(crate) keeps: AtomicU32,
 }
 
 /// The control words of one segment.
@@ -129,6 +131,7 @@ impl Control {
                 lent_count: word(0),
                 kept: word(0),
                 lent: from_fn(word),
+                keeps: word(0),
             },
             _reserved: Reserved(from_fn(long)),
         }
@@ -148,6 +151,7 @@ const _: () = {
     assert!(offset_of!(ProducerWords, modified_ns) == 40);
     assert!(offset_of!(ConsumerWords, lent_count) == 12);
     assert!(offset_of!(ConsumerWords, lent) == 20);
+    assert!(offset_of!(ConsumerWords, keeps) == 44);
     assert!(size_of::<ConsumerWords>() == 64);
 };
 

@@ -118,6 +118,7 @@ pub(crate) struct Producer<'c> {
     produced: u32,
     consumed: u32,
     lent: u32,
+    is_kept: bool,
     in_flight: [u16; DESCRIPTORS],
     /// Segments of the ring that hold no chunk.
     free: SegmentList,
@@ -142,6 +143,7 @@ impl<'c> Producer<'c> {
             produced: sequence,
             consumed: sequence,
             lent: 0,
+            is_kept: control.consumer.keeps.load(Ordering::Relaxed) != 0,
             in_flight: [lead; DESCRIPTORS],
             free,
             ring: free,
@@ -201,6 +203,11 @@ impl<'c> Producer<'c> {
     /// Whether the consumer wants no more.
     pub(crate) fn cancelled(&self) -> bool {
         self.control.consumer.cancelled.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether the consumer releases nothing, so that there is nothing to wait for once no segment is free.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     /// Tells what the file is. To be called before the first chunk, unless there is no file.
@@ -331,9 +338,15 @@ impl Consumer {
         let words = &control.consumer;
         words.lent_count.store(0, Ordering::Relaxed);
         words.kept.store(0, Ordering::Relaxed);
+        words.keeps.store(0, Ordering::Relaxed);
         words.cancelled.store(0, Ordering::Relaxed);
         words.consumed.store(self.next, Ordering::Release);
         self.next
+    }
+
+    /// Tells the producer that nothing of the lease will be released. To be called before its request.
+    pub(crate) fn keep_all(&self, control: &Control) {
+        control.consumer.keeps.store(1, Ordering::Relaxed);
     }
 
     /// The next chunk, if it is there. It stays the consumer's until [`Self::release`].
@@ -429,6 +442,19 @@ impl Consumer {
         self.lent += 1;
         self.ring.push(segment);
         control.consumer.lent_count.store(self.lent, Ordering::Release);
+    }
+
+    /// The next chunk, if the one that ends the lease is published.
+    pub(crate) fn poll_ended(&mut self, control: &Control, segment_size: u32) -> Result<Option<Published>, Violation> {
+        let produced = control.producer.produced.load(Ordering::Acquire);
+        if produced == self.next {
+            return Ok(None);
+        }
+        let last = control.descriptors.chunk[slot(produced.wrapping_sub(1))].load(Ordering::Relaxed);
+        match Descriptor::from_bits(last) {
+            Some(last) if last.kind.ends_lease() => self.poll(control, segment_size),
+            _ => Ok(None),
+        }
     }
 
     /// Asks the producer to end the lease and skips what it published. True once the lease's end was seen, as with

@@ -60,7 +60,7 @@ static void process_functions(void)
 
     gfproxy_options_t options;
     gfproxy_options_init(&options);
-    CHECK(options.segments == 8 && options.segment_size == 1048576 && options.cache);
+    CHECK(options.segments == 32 && options.segment_size == 1048576 && options.cache);
     options.stall_ms = 0;
     CHECK(gfproxy_start(&options) == -1);
     options.stall_ms = 1;

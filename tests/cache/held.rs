@@ -1,4 +1,4 @@
-//! Small files that stay in webproxy's segments: it looks at the file each time, or asks the daemon, and misses no change.
+//! Files that stay in webproxy's segments: it looks at the file each time, or asks the daemon, and misses no change.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
@@ -60,6 +60,7 @@ fn until(what: &str, mut probe: impl FnMut() -> bool) {
 
 const SERVED: &str = r#"simplecached_requests_total{status="ok"}"#;
 const CONFIRMED: &str = "simplecached_confirmed_total";
+const READ: &str = "simplecached_read_bytes_total";
 const REUSES: &str = "gfproxy_cache_reuses_total";
 
 /// Fetches `/a` until webproxy gives it out without asking the daemon.
@@ -87,7 +88,23 @@ fn a_file_that_is_asked_for_again_is_looked_at_and_not_read() {
     let (served, confirmed) = (count(&daemon, SERVED), count(&daemon, CONFIRMED));
     assert!(confirmed > 0.0, "a witness is asked for with an offer");
     assert_eq!(served + count(&proxy, REUSES), fetched);
-    assert_eq!(count(&daemon, "simplecached_read_bytes_total"), (served - confirmed) * 6.0);
+    assert_eq!(count(&daemon, READ), (served - confirmed) * 6.0);
+}
+
+#[test]
+fn a_file_of_several_segments_that_is_asked_for_again_is_not_read_and_no_change_is_missed() {
+    let (mut pair, daemon) = pair(&["-n", "8", "-z", "65536"]);
+    let proxy = address(&mut pair.proxy);
+    for round in 0..10 {
+        let content = vec![round; 200_000];
+        replace(&pair.path("a"), &content);
+        age(&pair.path("a"));
+        until("a fetch without a read", || {
+            let before = (count(&daemon, READ), count(&proxy, REUSES));
+            assert_eq!(pair.fetch("/a"), ok(&content));
+            before.0 == count(&daemon, READ) && before.1 < count(&proxy, REUSES)
+        });
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
-//! Small files that stay in a client's segments, over the Rust interface.
+//! Files that stay in a client's segments, over the Rust interface.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use gfproxy::channel::{Client, ClientConfig, Transfer, TransferError};
 
@@ -24,9 +26,23 @@ fn serve(files: &[(&str, &[u8])]) -> Served {
 }
 
 fn client(served: &Served, segments: u32) -> Client {
-    let socket = served.path("socket");
-    let config = ClientConfig { socket, segments, segment_size: 1024, ..ClientConfig::default() };
-    Client::start(config).expect("a client")
+    client_with(served, segments, 1024, Duration::from_secs(10))
+}
+
+/// The bytes of a segment that may hold a part of a larger file.
+const LARGE: u32 = 64 << 10;
+
+fn client_with(served: &Served, segments: u32, segment_size: u32, wait: Duration) -> Client {
+    Client::start(ClientConfig { socket: served.path("socket"), segments, segment_size, wait }).expect("a client")
+}
+
+/// Again and again until `probe` says yes.
+#[track_caller]
+fn until(what: &str, mut probe: impl FnMut() -> bool) {
+    let watchdog = Instant::now() + Duration::from_secs(60);
+    while !probe() {
+        assert!(Instant::now() < watchdog, "{what}: not within a minute");
+    }
 }
 
 fn rest(transfer: &mut Transfer<'_>) -> Vec<u8> {
@@ -102,4 +118,92 @@ fn a_transfer_that_was_put_back_does_not_go_on_with_another_state() {
     assert!(get(&client, b"a") == new);
     let next = transfer.next_chunk().map(|chunk| chunk.map(|chunk| chunk.len()));
     assert!(matches!(next, Err(TransferError::Changed)), "{next:?}");
+}
+
+#[test]
+fn transfers_of_one_file_share_its_only_segment() {
+    let file = bytes(1000);
+    let served = Served::start_witnessed(&[]);
+    put(&served, "a", &file);
+    let client = client_with(&served, 1, 1024, Duration::from_millis(200));
+    until("three at a time", || {
+        // So that there is a witness.
+        (0..4).for_each(|_| assert!(get(&client, b"a") == file));
+        let before = client.stats().reused;
+        let mut transfers: Vec<_> = (0..3).filter_map(|_| client.open(b"a").ok()).collect();
+        // All have their chunk before the first gives its own back.
+        let chunks = transfers.iter_mut().map(|transfer| transfer.next_chunk().map(|chunk| chunk.map(|c| c.len())));
+        assert!(chunks.collect::<Vec<_>>().iter().all(|chunk| matches!(chunk, Ok(Some(1000)))));
+        transfers.len() == 3 && client.stats().reused == before + 3
+    });
+    assert_eq!(client.stats().free, 1);
+}
+
+#[test]
+fn a_file_of_several_segments_is_put_together_from_those_that_are_left_of_it() {
+    let (a, b) = (bytes(3 * LARGE as usize + 1000), bytes(2 * LARGE as usize));
+    let served = Served::start_witnessed(&[]);
+    put(&served, "a", &a);
+    put(&served, "b", &b);
+    let client = client_with(&served, 8, LARGE, Duration::from_secs(10));
+    until("reuses", || {
+        assert!(get(&client, b"a") == a);
+        // Takes some of its segments, so that there are holes.
+        assert!(get(&client, b"b") == b);
+        let mut transfer = client.open(b"a").expect("open");
+        for (unused, at) in [(0, 0), (1, LARGE as usize), (LARGE as usize, 2 * LARGE as usize - 1)] {
+            let first = transfer.next_chunk().expect("a chunk").expect("there is more");
+            let file = tempfile::tempfile().expect("a file");
+            first.write_to(&file).expect("write");
+            let len = first.len();
+            assert!(content(file) == a[at..at + len]);
+            transfer.put_back(unused.min(len));
+        }
+        client.stats().reused > 20
+    });
+    assert_eq!((client.stats().free, client.stats().quarantined), (8, 0));
+}
+
+#[test]
+fn no_transfer_mixes_two_states_of_a_large_file() {
+    let len = 3 * LARGE as usize + 1000;
+    let served = Served::start_witnessed(&[]);
+    put(&served, "a", &vec![0; len]);
+    let client = client_with(&served, 8, LARGE, Duration::from_secs(10));
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers = [(); 4].map(|()| {
+            scope.spawn(|| {
+                let mut states = 0;
+                let mut last = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    let mut transfer = client.open(b"a").expect("open");
+                    let file = tempfile::tempfile().expect("a file");
+                    let whole = loop {
+                        match transfer.next_chunk() {
+                            Ok(Some(chunk)) => chunk.write_to(&file).expect("write"),
+                            Ok(None) => break true,
+                            Err(TransferError::Changed) => break false,
+                            Err(error) => panic!("{error}"),
+                        }
+                    };
+                    let got = content(file);
+                    let state = got.first().copied().unwrap_or(last);
+                    assert!(got.iter().all(|&byte| byte == state), "two states in one transfer");
+                    assert!(!whole || got.len() == len);
+                    states += u32::from(state != last);
+                    last = state;
+                }
+                states
+            })
+        });
+        for state in 1..=100_u8 {
+            let before = client.stats().reused;
+            until("a reuse", || client.stats().reused > before);
+            put(&served, "a", &vec![state; len]);
+        }
+        ends.store(true, Ordering::Relaxed);
+        let states: Vec<_> = readers.into_iter().map(|reader| reader.join().expect("no panic")).collect();
+        assert!(states.iter().all(|&states| states > 10), "{states:?}");
+    });
 }

@@ -28,6 +28,7 @@ const CANCELLED: usize = 136;
 const LENT_COUNT: usize = 140;
 const KEPT: usize = 144;
 const LENT: usize = 148;
+const KEEPS: usize = 172;
 
 const DATA: u8 = 0;
 const END: u8 = 1;
@@ -101,11 +102,20 @@ impl SecondClient {
 
     /// Begins a lease with these flags.
     fn ask(&self, lead: usize, key: &[u8], offset: u64, flags: u32, validator: [u64; 4]) {
+        self.prepare(lead);
+        self.send(lead, key, offset, flags, validator);
+    }
+
+    /// Makes the words of a segment ready for a lease.
+    fn prepare(&self, lead: usize) {
         let control = self.control(lead);
-        for word in [LENT_COUNT, KEPT, CANCELLED] {
+        for word in [LENT_COUNT, KEPT, KEEPS, CANCELLED] {
             self.memory.store(control + word, 0);
         }
         self.memory.store(control + CONSUMED, self.next[lead]);
+    }
+
+    fn send(&self, lead: usize, key: &[u8], offset: u64, flags: u32, validator: [u64; 4]) {
         let [device, inode, len, modified] = validator;
         let (sequence, key_len) = (self.next[lead], key.len() as u16);
         let mut get = datagram![MAGIC, 4u16, 0u16, flags, sequence, lead as u16, key_len, 0u32, offset];
@@ -252,13 +262,42 @@ fn a_segment_that_holds_the_file_is_not_filled_again_unless_it_changed() {
     client.fetch(0, b"empty");
     client.ask(0, b"empty", 0, HELD, client.file(0));
     assert_eq!(client.finish(0), (Vec::new(), END));
-    // What cannot be in one segment is read.
+    // Of a longer file it holds the first bytes, and the rest is for another lease.
     client.fetch(0, b"long");
-    client.ask(0, b"long", 0, HELD, client.file(0));
-    assert_eq!(client.finish(0), (long, END));
-    // All of a file begins at 0.
+    let validator_of_long = client.file(0);
+    client.get(0, b"long", 0, None);
+    assert_eq!(client.take(0).kind, DATA);
+    client.ask(1, b"long", 0, HELD, validator_of_long);
+    assert_eq!(client.finish(1), (vec![0; 1000], PARKED));
+    client.get(1, b"long", 1000, Some(validator_of_long));
+    assert_eq!(client.finish(1), (long[1000..].to_vec(), END));
+    // What is held begins at 0.
     client.ask(0, b"f", 1, HELD, validator);
     assert!(receive(client.socket.as_fd()).0.is_empty(), "the server hangs up");
+}
+
+#[test]
+fn a_lease_that_keeps_its_segments_ends_when_they_are_full() {
+    let file = bytes(4500);
+    let served = Served::start(&[("f", &file)]);
+    let mut client = SecondClient::connect(&served.path("socket"), 4, 1000);
+    let (mut got, mut validator) = (Vec::new(), [0; 4]);
+    for (loans, chunks, last) in [(0, 1, PARKED), (2, 3, PARKED), (3, 1, END)] {
+        client.prepare(0);
+        client.memory.store(client.control(0) + KEEPS, 1);
+        (1..=loans).for_each(|segment| client.lend(0, segment));
+        client.send(0, b"f", got.len() as u64, u32::from(!got.is_empty()), validator);
+        let taken: Vec<_> = (0..chunks).map(|_| client.take(0)).collect();
+        let end = if last == PARKED { client.take(0) } else { taken[chunks - 1] };
+        assert_eq!(
+            (end.kind, taken.iter().map(|chunk| chunk.segment).collect()),
+            (last, (0..chunks).collect::<Vec<_>>())
+        );
+        // All of them at once: nothing was released.
+        taken.iter().for_each(|&chunk| got.extend(client.data(chunk)));
+        validator = client.file(0);
+    }
+    assert!(got == file);
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn a_stalled_transfer_a_lost_daemon_and_a_client_that_leaves_show() {
     assert_eq!((told["simplecached_workers"], told["simplecached_workers_idle"]), (3.0, 3.0));
     assert_series(&proxy, &[("gfproxy_requests_in_flight", 1.0)]);
     // A client that does not read keeps no segment.
-    until(&mut pair.proxy, &proxy, r#"gfproxy_segments{state="free"}"#, 8.0);
+    until(&mut pair.proxy, &proxy, r#"gfproxy_segments{state="free"}"#, 32.0);
 
     pair.replace_daemon(command("simplecached_noasan", &[]));
     assert!(stalled.finish(LARGE) == bytes(1, LARGE), "the file differs");

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::gate::{Gate, Pass};
-use super::pool::{Asked, Held};
+use super::held::{Asked, Held, Wanted};
+use super::reading::Reading;
 use super::session::Session;
-use crate::channel::layout::MAX_RING;
-use crate::channel::ring::{Area, Consumer, Run, SMALL, SegmentList};
+use crate::channel::layout::{MAX_RING, Validator};
+use crate::channel::ring::{Area, Consumer, Published, Run, SMALL, SegmentList};
 
 /// The bytes that a lease keeps in flight, if there are segments, so that small ones stay in the second-level cache together
 /// with the socket's buffers. Never fewer than two segments.
@@ -26,8 +27,12 @@ pub(super) struct Lease<'a> {
     loans: Vec<Consumer>,
     /// What the lead held when the request was made, and the request told of.
     pub(super) offered: Option<Held>,
-    /// What it holds now: all of a file.
-    pub(super) held: Option<Held>,
+    /// It releases no segment before its end.
+    pub(super) keeps: bool,
+    /// What it brings is for all who want it, once it has ended.
+    pub(super) holds: bool,
+    /// What its segments hold.
+    brought: Vec<(u16, Held)>,
     /// When the request was made.
     pub(super) asked: Asked,
     pub(super) pass: Option<Pass<'a>>,
@@ -45,16 +50,31 @@ impl<'a> Lease<'a> {
         consumer: Consumer,
         offered: Option<Held>,
         asked: Asked,
-        pass: Option<Pass<'a>>,
-        waived: bool,
+        keeps: bool,
+        (pass, waived): (Option<Pass<'a>>, bool),
     ) -> Self {
-        let (loans, held) = (Vec::new(), None);
-        Self { session, consumer, loans, offered, held, asked, pass, waived, answered: false, ended: false }
+        Self {
+            session,
+            consumer,
+            loans: Vec::new(),
+            offered,
+            keeps,
+            holds: false,
+            brought: Vec::new(),
+            asked,
+            pass,
+            waived,
+            answered: false,
+            ended: false,
+        }
     }
 
-    /// A lease that needs no request: its lead holds the file.
-    pub(super) fn of_held(session: Arc<Session>, consumer: Consumer, held: Option<Held>, asked: Asked) -> Self {
-        Self { held, answered: true, ended: true, ..Self::new(session, consumer, None, asked, None, false) }
+    /// Takes note of a chunk of `file`.
+    pub(super) fn note(&mut self, key: &[u8], file: Validator, at: u64, chunk: Published) {
+        let offered = self.offered.take();
+        if self.holds && (chunk.len > 0 || file.len == 0) {
+            self.brought.push((chunk.segment, Held::after(offered, key, file, at, chunk.len, self.asked)));
+        }
     }
 
     /// Whether others wait for the pass that this lease has had for long enough.
@@ -78,12 +98,13 @@ impl<'a> Lease<'a> {
 
     /// Lends idle segments, if `left` bytes do not fit the lease's own.
     pub(super) fn lend(&mut self, left: u64) {
-        let Self { session, consumer, loans, ended, .. } = self;
+        let Self { session, consumer, loans, keeps, ended, .. } = self;
         if *ended || !loans.is_empty() || session.pool.waiters() > 0 {
             return;
         }
         let segment_size = session.arena.segment_size();
-        let ring = (IN_FLIGHT / segment_size).clamp(2, MAX_RING as u32);
+        let most = MAX_RING as u32;
+        let ring = if *keeps { most } else { (IN_FLIGHT / segment_size).clamp(2, most) };
         let useful = left.div_ceil(u64::from(segment_size)).min(u64::from(ring) - 1);
         let control = session.arena.control(consumer.lead());
         let borrowed = match session.pool.borrow(&session.arena, useful as usize) {
@@ -103,6 +124,11 @@ impl<'a> Lease<'a> {
     /// Gives the segments of a run to the producer again, or those that were lent to others who wait for one. True if the
     /// last one is waited for, and it is time to leave.
     pub(super) fn release(&mut self, run: Run) -> bool {
+        if self.keeps {
+            return self.session.pool.waiters() > 0;
+        }
+        self.holds = false;
+        self.brought.clear();
         let Self { session, consumer, loans, .. } = self;
         let control = session.arena.control(consumer.lead());
         let waiters = session.pool.waiters();
@@ -121,19 +147,40 @@ impl<'a> Lease<'a> {
         waiters > 0 && !had_loans && self.is_older_than_a_turn(waiters)
     }
 
+    /// Gives the segments of a lease that has ended back, and reads on in the one with what is wanted.
+    pub(super) fn share(self, wanted: &Wanted<'_>) -> Option<Reading> {
+        let Self { session, consumer, loans, brought, .. } = self;
+        Reading::attach_to(session, segments(consumer, loans, brought), wanted)
+    }
+
     /// Gives all segments back; those of a lease that has not ended only once it has.
     pub(super) fn leave(self) {
         // The pass goes last: whoever gets it is to find the segments.
-        let Self { session, mut consumer, loans, held, ended, pass: _pass, .. } = self;
+        let Self { session, mut consumer, loans, brought, ended, pass: _pass, .. } = self;
         if session.is_lost() {
             return;
         }
         let control = session.arena.control(consumer.lead());
         let ended = if ended { Ok(true) } else { consumer.cancel(control, session.arena.segment_size()) };
         match ended {
-            Ok(true) => session.pool.give_back_holding(consumer, held, loans),
+            Ok(true) => {
+                session.pool.give_back_holding(segments(consumer, loans, brought), None);
+            }
             Ok(false) => session.pool.quarantine(consumer, loans),
             Err(violation) => session.lose(Some(&violation.to_string())),
         }
     }
+}
+
+/// The segments of a lease with what they hold.
+fn segments(
+    lead: Consumer,
+    loans: Vec<Consumer>,
+    mut brought: Vec<(u16, Held)>,
+) -> impl Iterator<Item = (Consumer, Option<Held>)> {
+    std::iter::once(lead).chain(loans).map(move |consumer| {
+        let at = brought.iter().position(|(segment, _)| *segment == consumer.lead());
+        let held = at.map(|at| brought.swap_remove(at).1);
+        (consumer, held)
+    })
 }

@@ -2,8 +2,10 @@
 
 mod error;
 mod gate;
+mod held;
 mod lease;
 mod pool;
+mod reading;
 mod session;
 mod transfer;
 mod witness;
@@ -58,7 +60,7 @@ pub struct ClientConfig {
 
 impl Default for ClientConfig {
     fn default() -> Self {
-        Self { socket: default_socket(), segments: 8, segment_size: 1 << 20, wait: Duration::from_secs(10) }
+        Self { socket: default_socket(), segments: 32, segment_size: 1 << 20, wait: Duration::from_secs(10) }
     }
 }
 

@@ -7,11 +7,10 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::channel::layout::Validator;
+use super::held::{Held, Part, Wanted};
 use crate::channel::ring::{Area, Consumer, Violation};
-use crate::channel::store::HOLDS_FOR;
 use crate::channel::sync::{AtomicU32, Condvar, Mutex, Ordering};
 
 /// How often a waiter looks whether quarantined segments are free again.
@@ -20,48 +19,15 @@ const REAP: Duration = Duration::from_millis(5);
 /// Free segments that still hold a file are remembered up to this number: one look goes through all of them.
 const MOST_HOLDING: usize = 256;
 
-/// When a request was made.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
-    pub(crate) at: Instant,
-    /// That of the area, at that time or before.
-    pub(crate) epoch: u32,
-}
+/// So many transfers may become readers of segments while somebody waits for one, until each has its segment.
+const MOST_OVERTAKE: u32 = 64;
 
-/// What a segment holds: all of a file.
+/// A segment that holds something. It is free while it has no readers; none of them may change it.
 #[derive(Debug)]
-pub(crate) struct Held {
-    key: Box<[u8]>,
-    pub(crate) file: Validator,
-    /// That of the last request that the daemon answered with this state of the file.
-    pub(crate) epoch: u32,
-    /// When the request was made that the daemon answered by reading the file.
-    read: Instant,
-    /// When the last request was made that the daemon answered with this state of the file.
-    confirmed: Instant,
-}
-
-impl Held {
-    /// What a segment holds after an answer with all of a file, to a request that offered `offered`.
-    pub(crate) fn after(offered: Option<Self>, key: &[u8], file: Validator, asked: Asked) -> Option<Self> {
-        let Asked { at, epoch } = asked;
-        match offered {
-            Some(offered) if offered.file == file => Some(Self { confirmed: at, epoch, ..offered }),
-            // Else a write from now on might not show.
-            _ => file.is_settled(SystemTime::now() - at.elapsed()).then(|| Self {
-                key: key.into(),
-                file,
-                epoch,
-                read: at,
-                confirmed: at,
-            }),
-        }
-    }
-
-    /// Whether it needs no second reading, should the daemon say that the file is unchanged.
-    pub(crate) fn is_worth_an_offer(&self, now: Instant) -> bool {
-        now.duration_since(self.read) < HOLDS_FOR
-    }
+struct Holding {
+    consumer: Consumer,
+    held: Held,
+    readers: u32,
 }
 
 /// A segment that is free, and what it holds.
@@ -86,9 +52,12 @@ struct State {
     /// Free segments that hold no file, by index. The lowest go first: so the same ones are used again, which are in the
     /// processor's cache, and those of a transfer are neighbours, which are filled and sent together.
     blank: BTreeMap<u16, Consumer>,
-    /// Free segments that hold a file, the one used last at the end.
-    holding: VecDeque<(Consumer, Held)>,
+    holding: Vec<Holding>,
+    /// How many of those have readers.
+    being_read: usize,
     queue: VecDeque<Arc<Seat>>,
+    /// How many became readers since the first in the queue is that.
+    overtook: u32,
     quarantine: Vec<Quarantined>,
     closed: bool,
 }
@@ -118,13 +87,13 @@ impl Pool {
         Self { size, state: Mutex::new(state), waiting: AtomicU32::new(0) }
     }
 
-    /// A segment, after everybody who asked before; with what it holds, if that is the file behind `key`.
-    pub(crate) fn acquire(&self, area: &impl Area, key: &[u8], deadline: Instant) -> Result<Free, NoSegment> {
+    /// A segment, after everybody who asked before; with what it holds, if that is what the file behind `key` begins with.
+    pub(crate) fn acquire(&self, area: &impl Area, key: Option<&[u8]>, deadline: Instant) -> Result<Free, NoSegment> {
         let (consumer, held) = self.acquire_any(area, key, deadline)?;
-        Ok((consumer, held.filter(|held| *held.key == *key)))
+        Ok((consumer, held.filter(|held| key.is_some_and(|key| held.begins(key)))))
     }
 
-    fn acquire_any(&self, area: &impl Area, key: &[u8], deadline: Instant) -> Result<Free, NoSegment> {
+    fn acquire_any(&self, area: &impl Area, key: Option<&[u8]>, deadline: Instant) -> Result<Free, NoSegment> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(NoSegment::Closed);
@@ -161,6 +130,7 @@ impl Pool {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         if outcome.is_err() {
             state.queue.retain(|other| !Arc::ptr_eq(other, &seat));
+            state.overtook = 0;
         }
         state.call_reaper();
         outcome
@@ -191,15 +161,50 @@ impl Pool {
         state.serve_queue();
     }
 
-    /// Takes the segments of a lease that has ended back: its lead, which may hold a file, and its loans.
-    pub(crate) fn give_back_holding(&self, lead: Consumer, held: Option<Held>, loans: Vec<Consumer>) {
+    /// Takes the segments of a lease that has ended back, with what they hold. The caller becomes a reader of what it
+    /// wants, if that is there.
+    pub(crate) fn give_back_holding(
+        &self,
+        segments: impl IntoIterator<Item = (Consumer, Option<Held>)>,
+        wanted: Option<&Wanted<'_>>,
+    ) -> Option<Part> {
         let mut state = self.state.lock();
-        state.keep(loans);
-        match held {
-            Some(held) => state.hold(lead, held),
-            None => state.keep([lead]),
+        for (consumer, held) in segments {
+            match held {
+                Some(held) => state.hold(consumer, held),
+                None => state.keep([consumer]),
+            }
         }
+        let part = wanted.and_then(|wanted| state.attach(wanted));
         state.serve_queue();
+        part
+    }
+
+    /// Makes the caller a reader of a segment with the bytes that it wants, if one holds them.
+    pub(crate) fn attach(&self, wanted: &Wanted<'_>) -> Option<Part> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() {
+            return state.attach(wanted);
+        }
+        // Else segments with many readers might never be free.
+        if state.overtook == MOST_OVERTAKE {
+            return None;
+        }
+        let part = state.attach(wanted);
+        state.overtook += u32::from(part.is_some());
+        part
+    }
+
+    /// Ends what [`Self::attach`] began.
+    pub(crate) fn detach(&self, part: Part) {
+        let mut state = self.state.lock();
+        let holding = state.holding.iter_mut().find(|holding| holding.consumer.lead() == part.segment);
+        let holding = holding.expect("it has a reader");
+        holding.readers -= 1;
+        if holding.readers == 0 {
+            state.being_read -= 1;
+            state.serve_queue();
+        }
     }
 
     /// Takes segments of a cancelled lease, which are free once the daemon has published its end.
@@ -236,21 +241,59 @@ impl Pool {
 impl State {
     /// How many segments are free.
     fn free(&self) -> usize {
-        self.blank.len() + self.holding.len()
+        self.blank.len() + self.holding.len() - self.being_read
     }
 
-    /// A free segment for `key`: one that holds its file, else a blank one, else the one whose file was not asked for the
-    /// longest.
-    fn take(&mut self, key: &[u8]) -> Option<Free> {
-        let of_key = self.holding.iter().enumerate().filter(|(_, (_, held))| *held.key == *key);
-        if let Some((at, _)) = of_key.max_by_key(|(_, (_, held))| held.confirmed) {
-            return self.holding.remove(at).map(|(consumer, held)| (consumer, Some(held)));
+    /// A free segment for `key`: one that holds the begin of its file, else a blank one, else the one that was read first.
+    fn take(&mut self, key: Option<&[u8]>) -> Option<Free> {
+        let begins = |held: &Held| key.is_some_and(|key| held.begins(key));
+        let newest = self.unread().filter(|(_, held)| begins(held)).max_by_key(|(_, held)| held.confirmed);
+        if let Some((at, _)) = newest {
+            return Some(self.take_holding(at));
         }
         self.take_other().map(|consumer| (consumer, None))
     }
 
+    /// The free ones among the segments that hold something.
+    fn unread(&self) -> impl Iterator<Item = (usize, &Held)> {
+        let unread = self.holding.iter().enumerate().filter(|(_, holding)| holding.readers == 0);
+        unread.map(|(at, holding)| (at, &holding.held))
+    }
+
+    fn take_holding(&mut self, at: usize) -> Free {
+        let Holding { consumer, held, .. } = self.holding.swap_remove(at);
+        (consumer, Some(held))
+    }
+
+    /// The segment whose content is of the least use: one that was read too long ago, since it is in the processor's cache
+    /// sooner than a blank one; then a blank one; then the one that was read first.
     fn take_other(&mut self) -> Option<Consumer> {
-        self.take_blank().or_else(|| Some(self.holding.pop_front()?.0))
+        let now = Instant::now();
+        if self.oldest().is_some_and(|(_, held)| !held.is_worth_an_offer(now)) {
+            return self.take_oldest();
+        }
+        self.take_blank().or_else(|| self.take_oldest())
+    }
+
+    fn take_oldest(&mut self) -> Option<Consumer> {
+        let (at, _) = self.oldest()?;
+        Some(self.take_holding(at).0)
+    }
+
+    fn oldest(&self) -> Option<(usize, &Held)> {
+        self.unread().min_by_key(|(_, held)| held.read)
+    }
+
+    /// The newest of what is wanted, unless that is too old.
+    fn attach(&mut self, wanted: &Wanted<'_>) -> Option<Part> {
+        let of_wanted = self.holding.iter_mut().filter(|holding| wanted.are_in(&holding.held));
+        let Holding { consumer, held, readers } = of_wanted.max_by_key(|holding| holding.held.confirmed)?;
+        if !wanted.accept(held) {
+            return None;
+        }
+        self.being_read += usize::from(*readers == 0);
+        *readers += 1;
+        Some(Part { segment: consumer.lead(), file: held.file, at: held.at, len: held.len })
     }
 
     fn take_blank(&mut self) -> Option<Consumer> {
@@ -262,14 +305,17 @@ impl State {
         self.blank.extend(segments.into_iter().map(|consumer| (consumer.lead(), consumer)));
     }
 
-    /// Takes a segment back that holds a file.
+    /// Takes a segment back that holds something.
     fn hold(&mut self, consumer: Consumer, held: Held) {
-        if self.holding.len() == MOST_HOLDING
-            && let Some((oldest, _)) = self.holding.pop_front()
-        {
-            self.keep([oldest]);
+        if self.holding.len() == MOST_HOLDING {
+            let forgotten = self.take_oldest();
+            self.keep(forgotten);
         }
-        self.holding.push_back((consumer, held));
+        if self.holding.len() < MOST_HOLDING {
+            self.holding.push(Holding { consumer, held, readers: 0 });
+        } else {
+            self.keep([consumer]);
+        }
     }
 
     /// Frees the quarantined segments whose lease has ended meanwhile.
@@ -304,8 +350,13 @@ impl State {
             && let Some(seat) = self.queue.pop_front()
         {
             // The one used last, as a rule the only one: perhaps with the very file.
-            let holding = self.holding.pop_back().map(|(consumer, held)| (consumer, Some(held)));
-            *seat.given.lock() = holding.or_else(|| Some((self.take_blank()?, None)));
+            let newest = self.unread().max_by_key(|(_, held)| held.confirmed).map(|(at, _)| at);
+            let free = match newest {
+                Some(at) => Some(self.take_holding(at)),
+                None => self.take_blank().map(|consumer| (consumer, None)),
+            };
+            *seat.given.lock() = free;
+            self.overtook = 0;
             seat.called.notify_one();
         }
     }

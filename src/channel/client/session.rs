@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::pool::{Held, Pool};
+use super::held::Held;
+use super::pool::Pool;
 use super::witness::Witnesses;
 use crate::channel::arena::Arena;
 use crate::channel::layout::{FIRST_SEQUENCE, Layout};
@@ -150,11 +151,6 @@ impl Session {
     /// Whether to ask the daemon for a witness of the file that a lead holds.
     pub(crate) fn wants_witness(&self, held: &Held, now: Instant) -> bool {
         self.features & FEATURE_WITNESS != 0 && self.witnesses.ask(&held.file, now)
-    }
-
-    /// Whether what a segment holds need not be asked for: the file is unchanged, and its key still leads to it.
-    pub(crate) fn vouches_for(&self, held: &Held, now: Instant) -> bool {
-        held.is_worth_an_offer(now) && self.arena.epoch() == held.epoch && self.witnesses.see(&held.file, now)
     }
 
     /// Takes in what the daemon has sent, if it has sent anything. False once it has hung up.

@@ -3,14 +3,16 @@
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Shared;
 use super::error::{OpenError, TransferError};
+use super::held::{Asked, Wanted};
 use super::lease::{Lease, ROUND};
-use super::pool::{Asked, Held, NoSegment};
+use super::pool::NoSegment;
+use super::reading::Reading;
 use super::session::Session;
-use crate::channel::layout::{Kind, Validator};
+use crate::channel::layout::{Kind, Layout, Validator};
 use crate::channel::ring::{Area, MAX_RUN, Published, Run, SMALL, Violation};
 use crate::channel::wire::{Get, Known, MAX_KEY};
 use crate::reply::Chunk;
@@ -33,10 +35,16 @@ pub struct Transfer<'a> {
     key: &'a [u8],
     /// What the first answer told; None until then.
     file: Option<Validator>,
+    /// When it began.
+    begun: Instant,
+    /// A segment held what the file begins with, or an older state of it: it is asked for again and again.
+    again: bool,
     /// Where the next chunk begins.
     at: u64,
+    /// The segment with the next bytes, or with those that the caller has: other transfers may read it, too.
+    reading: Option<Reading>,
     lease: Option<Lease<'a>>,
-    /// A chunk that came with the answer and was not handed out yet.
+    /// A chunk of the lease that was not handed out yet.
     ready: Option<Published>,
     /// The chunks that the caller has.
     held: Option<Run>,
@@ -75,7 +83,10 @@ impl<'a> Transfer<'a> {
             shared,
             key,
             file: None,
+            begun: Instant::now(),
+            again: false,
             at: 0,
+            reading: None,
             lease: None,
             ready: None,
             held: None,
@@ -84,11 +95,11 @@ impl<'a> Transfer<'a> {
             prompt: false,
         };
         let wait = shared.config.wait;
-        let mut deadline = Instant::now() + wait;
+        let mut deadline = transfer.begun + wait;
         let mut attempts = 0;
         loop {
             match transfer.request(&mut deadline) {
-                Ok(()) if transfer.ready.is_some() => return Ok(transfer),
+                Ok(()) if transfer.reading.is_some() => return Ok(transfer),
                 Ok(()) => {}
                 // A daemon that comes and goes, or breaks the protocol each time, must not be waited for longer.
                 Err(NoLease::Lost) if Instant::now() < deadline => continue,
@@ -99,6 +110,7 @@ impl<'a> Transfer<'a> {
             match transfer.step(deadline) {
                 Step::Chunk(chunk) => {
                     transfer.ready = Some(chunk);
+                    transfer.share();
                     return Ok(transfer);
                 }
                 Step::Refused(Kind::NotFound) => return Err(OpenError::NotFound),
@@ -138,6 +150,7 @@ impl<'a> Transfer<'a> {
             lease.session.pool.waiters() > 0 || lease.pass.is_some() && self.shared.gate.waiters() > 0
         };
         self.lease.as_ref().is_some_and(wanted)
+            || self.reading.as_ref().is_some_and(|reading| reading.session.pool.waiters() > 0)
     }
 
     /// The next bytes of the file; None after the last. They stay until the next are asked for. At most a segment's, or
@@ -149,28 +162,23 @@ impl<'a> Transfer<'a> {
         if self.at == self.len() {
             return Ok(None);
         }
-        let chunk = match self.ready.take() {
-            Some(chunk) if chunk.len > 0 => chunk,
-            Some(_) => {
-                self.leave();
-                self.fetch()?
-            }
-            None => self.fetch()?,
+        self.finish();
+        if self.reading.is_none() {
+            self.fetch()?;
+        }
+        let Some(chunk) = self.ready.take() else {
+            let reading = self.reading.as_ref().expect("the bytes are ready or in a segment");
+            let chunk = reading.chunk(self.at);
+            self.at += chunk.len() as u64;
+            self.held = Some(Run { first: reading.part.segment, count: 1, len: chunk.len() as u32 });
+            return Ok(Some(chunk));
         };
         self.at += u64::from(chunk.len);
         let run = self.extend(chunk);
         self.held = Some(run);
         self.lend();
         let lease = self.lease.as_ref().expect("a chunk was polled from a lease, which is kept until its release");
-        let arena = &lease.session.arena;
-        Ok(Some(match &lease.held {
-            // The segment has all of the file, and the chunk is the last of it, or all.
-            Some(held) => {
-                let (len, all) = (run.len as usize, held.file.len as u32);
-                arena.chunk(Run { len: all, ..run }).part(all as usize - len, len)
-            }
-            None => arena.chunk(run),
-        }))
+        Ok(Some(lease.session.arena.chunk(run)))
     }
 
     /// The run that begins with `chunk`: with it what else is there and follows it in memory.
@@ -182,7 +190,7 @@ impl<'a> Transfer<'a> {
         while run.len + segment_size <= MAX_RUN {
             let lease = self.lease.as_mut().expect("as above");
             match lease.consumer.poll_behind(control, segment_size, last) {
-                Ok(Some(next)) if self.fits(next) => last = next,
+                Ok(Some(next)) if self.fits(self.at, next) => last = next,
                 Ok(None) => break,
                 Ok(Some(_)) => {
                     session.lose(Some(&MISFIT.to_string()));
@@ -201,9 +209,9 @@ impl<'a> Transfer<'a> {
         run
     }
 
-    /// Whether a chunk ends where one of its kind may.
-    fn fits(&self, chunk: Published) -> bool {
-        let end = self.at.checked_add(u64::from(chunk.len));
+    /// Whether a chunk that begins `at` ends where one of its kind may.
+    fn fits(&self, at: u64, chunk: Published) -> bool {
+        let end = at.checked_add(u64::from(chunk.len));
         match chunk.kind {
             Kind::End => end == Some(self.len()),
             _ => end.is_some_and(|end| end < self.len()),
@@ -216,21 +224,25 @@ impl<'a> Transfer<'a> {
         assert!(self.held.is_some_and(|chunk| unused <= chunk.len as usize), "more than the chunk is put back");
         self.held = None;
         self.at -= unused as u64;
+        self.reading = None;
         self.leave();
     }
 
-    /// Gets the next chunk with data, over as many leases and sessions as it takes.
-    fn fetch(&mut self) -> Result<Published, TransferError> {
+    /// Gets the next chunk with data ready, or finds it in a segment, over as many leases and sessions as it takes.
+    fn fetch(&mut self) -> Result<(), TransferError> {
         let wait = self.shared.config.wait;
         let mut deadline = Instant::now() + wait;
         loop {
+            match self.ready {
+                Some(chunk) if chunk.len > 0 => return Ok(()),
+                // The lease ended without data.
+                Some(_) => self.leave(),
+                None => {}
+            }
             if self.lease.is_none() {
                 match self.request(&mut deadline) {
-                    Ok(()) => {
-                        if let Some(chunk) = self.ready.take() {
-                            return Ok(chunk);
-                        }
-                    }
+                    Ok(()) if self.reading.is_some() => return Ok(()),
+                    Ok(()) => {}
                     // A peer that answers and answers but brings nothing must end, too.
                     Err(NoLease::Lost) if Instant::now() < deadline => continue,
                     Err(NoLease::Lost | NoLease::Unavailable) => {
@@ -241,8 +253,13 @@ impl<'a> Transfer<'a> {
                 }
             }
             match self.step(deadline) {
-                Step::Chunk(chunk) if chunk.len > 0 => return Ok(chunk),
-                Step::Chunk(_) => self.leave(),
+                Step::Chunk(chunk) => {
+                    self.ready = Some(chunk);
+                    self.share();
+                    if self.reading.is_some() {
+                        return Ok(());
+                    }
+                }
                 Step::Refused(Kind::NotFound | Kind::Changed) => return Err(TransferError::Changed),
                 Step::Refused(_) => return Err(TransferError::Failed),
                 Step::Lost => self.leave(),
@@ -254,7 +271,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Begins a lease at `self.at`, or finds all of the file in a segment, ready. What the wait for a pass takes is added
+    /// Begins a lease at `self.at`, or finds a segment with the bytes there. What the wait for a pass takes is added
     /// to the deadline.
     fn request(&mut self, deadline: &mut Instant) -> Result<(), NoLease> {
         let mut pass = None;
@@ -270,7 +287,22 @@ impl<'a> Transfer<'a> {
             let stopped = self.shared.state.lock().stopped;
             return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
         };
-        let (mut consumer, held) = match session.pool.acquire(&session.arena, self.key, *deadline) {
+        let now = Instant::now();
+        let asked = Asked { at: now, epoch: session.arena.epoch() };
+        let wanted = self.wanted(asked);
+        if let Some(reading) = Reading::attach(&session, &wanted)
+            && (self.file.is_some() || session.witnesses.see(&reading.part.file, now))
+        {
+            self.join(&session);
+            if self.file.replace(reading.part.file).is_none() {
+                self.again = true;
+                self.shared.reused.fetch_add(1, Ordering::Relaxed);
+            }
+            self.reading = Some(reading);
+            return Ok(());
+        }
+        let key = self.file.is_none().then_some(self.key);
+        let (mut consumer, held) = match session.pool.acquire(&session.arena, key, *deadline) {
             Ok(acquired) => acquired,
             Err(NoSegment::Closed) => return Err(NoLease::Lost),
             Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
@@ -279,25 +311,10 @@ impl<'a> Transfer<'a> {
                 return Err(NoLease::Lost);
             }
         };
-        let lead = consumer.lead();
         let now = Instant::now();
         let asked = Asked { at: now, epoch: session.arena.epoch() };
-        // What was begun goes on with the same state of the file, wherever it comes from.
-        let is_enough = |held: &Held| match self.file {
-            Some(file) => held.file == file,
-            None => session.vouches_for(held, now),
-        };
-        if let Some(file) = held.as_ref().filter(|held| is_enough(held)).map(|held| held.file) {
-            self.join(&session);
-            if self.file.replace(file).is_none() {
-                self.shared.reused.fetch_add(1, Ordering::Relaxed);
-            }
-            self.ready = Some(Published { segment: lead, len: (file.len - self.at) as u32, kind: Kind::End });
-            self.lease = Some(Lease::of_held(session, consumer, held, asked));
-            return Ok(());
-        }
-        let may_offer = session.takes_offers() && self.file.is_none();
-        let offered = held.filter(|held| may_offer && held.is_worth_an_offer(now));
+        self.again |= held.is_some();
+        let offered = held.filter(|held| session.takes_offers() && held.is_worth_an_offer(now));
         let known = match (self.file, &offered) {
             (Some(file), _) => Known::Begun(file),
             (None, Some(offered)) => {
@@ -305,19 +322,55 @@ impl<'a> Transfer<'a> {
             }
             (None, None) => Known::Nothing,
         };
+        let keeps = match self.file {
+            Some(file) => self.may_hold(file, asked),
+            // A file that is longer goes on in a lease of its own, with what is known of it then.
+            None => self.shared.layout.segment_size >= SMALL,
+        };
+        let lead = consumer.lead();
         let sequence = consumer.begin(session.arena.control(lead));
+        if keeps {
+            consumer.keep_all(session.arena.control(lead));
+        }
         let get = Get { lead, sequence, offset: self.at, known, key: self.key };
+        let mut lease = Lease::new(Arc::clone(&session), consumer, offered, asked, keeps, (pass, waived));
+        if let Some(file) = self.file.filter(|_| keeps) {
+            lease.holds = true;
+            lease.lend(file.len - self.at);
+        }
         if let Err(error) = send(&session, &get, *deadline) {
+            // Nobody knows of it.
+            lease.ended = true;
             if error.kind() == std::io::ErrorKind::TimedOut {
-                session.pool.give_back([consumer]);
+                lease.leave();
                 return Err(NoLease::Unavailable);
             }
             session.lose(None);
             return Err(NoLease::Lost);
         }
         self.join(&session);
-        self.lease = Some(Lease::new(session, consumer, offered, asked, pass, waived));
+        self.lease = Some(lease);
         Ok(())
+    }
+
+    /// The bytes that come next.
+    fn wanted(&self, asked: Asked) -> Wanted<'a> {
+        match self.file {
+            Some(file) => Wanted::At { file, at: self.at, begun: self.begun },
+            None => Wanted::First { key: self.key, asked },
+        }
+    }
+
+    /// Whether what a lease from here on brings may stay in its segments: the file leaves half of them to others, and each
+    /// write since will show.
+    fn may_hold(&self, file: Validator, asked: Asked) -> bool {
+        let Layout { segments, segment_size } = self.shared.layout;
+        let most = if segment_size < SMALL { 1 } else { (segments / 2).max(1) };
+        let fits = file.len <= u64::from(most) * u64::from(segment_size);
+        // What a transfer goes on with need not be the file of its key any more.
+        let begins = self.at == 0 && self.file.is_none();
+        let goes_on = self.again && self.at > 0 && self.at.is_multiple_of(segment_size.into());
+        fits && (begins || goes_on) && file.is_settled(SystemTime::now() - asked.at.elapsed())
     }
 
     /// Takes note of the session that the transfer begins or goes on in.
@@ -358,7 +411,6 @@ impl<'a> Transfer<'a> {
             }
         };
         lease.ended = chunk.kind.ends_lease();
-        let offered = lease.offered.take();
         if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
             return Step::Refused(chunk.kind);
         }
@@ -371,17 +423,63 @@ impl<'a> Transfer<'a> {
                 session.lose(Some(&Violation("file_len").to_string()));
                 return Step::Lost;
             }
-            // What a transfer goes on with need not be the file of its key any more.
-            if chunk.kind == Kind::End && self.at == 0 && self.file.is_none() {
-                lease.held = Held::after(offered, self.key, file, lease.asked);
+            if self.file.is_none() {
+                let asked = lease.asked;
+                let holds = self.may_hold(file, asked);
+                self.lease.as_mut().expect("as above").holds = holds;
             }
             self.file = Some(file);
         }
-        if self.fits(chunk) {
+        if self.fits(self.at, chunk) {
+            self.note(self.at, chunk);
             Step::Chunk(chunk)
         } else {
             session.lose(Some(&MISFIT.to_string()));
             Step::Lost
+        }
+    }
+
+    fn note(&mut self, at: u64, chunk: Published) {
+        if let (Some(lease), Some(file)) = (&mut self.lease, self.file) {
+            lease.note(self.key, file, at, chunk);
+        }
+    }
+
+    /// Takes in all the rest of a lease that keeps what it brings, once the daemon is done with it.
+    fn finish(&mut self) {
+        if self.ready.is_some() {
+            return;
+        }
+        let mut at = self.at;
+        while let Some(lease) = self.lease.as_mut().filter(|lease| lease.keeps && lease.holds && !lease.ended) {
+            let session = Arc::clone(&lease.session);
+            let control = session.arena.control(lease.consumer.lead());
+            match lease.consumer.poll_ended(control, session.arena.segment_size()) {
+                Ok(None) => return,
+                Ok(Some(chunk)) => {
+                    lease.ended = chunk.kind.ends_lease();
+                    if !self.fits(at, chunk) {
+                        session.lose(Some(&MISFIT.to_string()));
+                        return;
+                    }
+                    self.note(at, chunk);
+                    at += u64::from(chunk.len);
+                }
+                Err(violation) => {
+                    session.lose(Some(&violation.to_string()));
+                    return;
+                }
+            }
+        }
+        self.share();
+    }
+
+    /// Once the daemon is done with a lease, what it brought is for all, and this transfer reads on as one of them.
+    fn share(&mut self) {
+        if let Some(lease) = self.lease.take_if(|lease| lease.ended && lease.holds) {
+            self.ready = None;
+            let wanted = self.wanted(lease.asked);
+            self.reading = lease.share(&wanted);
         }
     }
 
@@ -393,11 +491,11 @@ impl<'a> Transfer<'a> {
             && self.file.is_some_and(|file| file.len - self.at > LONG * u64::from(segment_size))
     }
 
-    /// Lends idle segments to a lease that has more to bring than fits its own.
+    /// Lends idle segments to a lease that has more to bring than fits its own. One that keeps them has got its own.
     fn lend(&mut self) {
         let left = self.len() - self.at;
         let takes_turns = self.takes_turns();
-        let Some(lease) = &mut self.lease else { return };
+        let Some(lease) = self.lease.as_mut().filter(|lease| !lease.keeps) else { return };
         if takes_turns && lease.pass.is_none() {
             lease.pass = self.shared.gate.try_pass();
             if lease.pass.is_none() {
@@ -409,6 +507,9 @@ impl<'a> Transfer<'a> {
 
     /// Gives the segments of a run to the producer again, or to somebody who waits for one.
     fn release(&mut self, run: Run) {
+        if self.reading.take().is_some() {
+            return;
+        }
         let takes_turns = self.takes_turns();
         let Some(lease) = &mut self.lease else { return };
         if lease.ended {
@@ -424,6 +525,7 @@ impl<'a> Transfer<'a> {
 
     /// Gives the lease's segments back; those of a lease that has not ended only once it has.
     fn leave(&mut self) {
+        self.ready = None;
         if let Some(lease) = self.lease.take() {
             lease.leave();
         }

@@ -180,11 +180,17 @@ impl Lease<'_> {
         self.producer.describe(validator);
         if let Known::Held { file: held, wants_witness } = get.known
             && held == *validator
-            && validator.len <= self.session.arena.segment_size().into()
             && file.is_unchanged()
         {
             self.shared.counters.confirm();
-            self.publish_end(Run { first: self.lead, count: 1, len: validator.len as u32 }, Kind::End);
+            let len = validator.len.min(self.session.arena.segment_size().into());
+            let run = Run { first: self.lead, count: 1, len: len as u32 };
+            if len == validator.len {
+                self.publish_end(run, Kind::End);
+            } else {
+                // Perhaps another segment holds what follows.
+                self.park(file, run);
+            }
             if wants_witness && self.shared.store.epoch().is_some() {
                 self.session.give_witness(file);
             }
@@ -252,6 +258,10 @@ impl Lease<'_> {
             }
             if let Some(segment) = self.producer.take_free() {
                 return Ok(segment);
+            }
+            if self.producer.is_kept() {
+                self.park(file, self.no_data());
+                return Err(Stop::Ended);
             }
             let patience = if self.shared.has_idle() { PATIENCE } else { PATIENCE_BUSY };
             let waited = since.get_or_insert_with(Instant::now).elapsed();

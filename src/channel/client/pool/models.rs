@@ -6,8 +6,9 @@ use std::array::from_fn;
 use loom::sync::atomic::AtomicU32;
 use loom::thread;
 
+use super::super::held::Asked;
 use super::*;
-use crate::channel::layout::{Control, Kind};
+use crate::channel::layout::{Control, Kind, Validator};
 use crate::channel::ring::{Producer, Run};
 use crate::channel::sync::{futex, let_time_pass};
 
@@ -39,7 +40,7 @@ impl Shared {
 
     /// Takes a segment, which must be nobody's, and gives it back.
     fn take_and_give_back(&self) {
-        let (consumer, _) = self.pool.acquire(self, KEY, far()).unwrap();
+        let (consumer, _) = self.pool.acquire(self, Some(KEY), far()).unwrap();
         assert_eq!(self.owner(&consumer).swap(1, Ordering::Relaxed), 0, "two owners");
         self.owner(&consumer).store(0, Ordering::Relaxed);
         self.pool.give_back([consumer]);
@@ -106,16 +107,24 @@ fn loans_leave_one_for_whoever_comes_next() {
     });
 }
 
+/// In the future, so that it is new however long the model takes.
+fn held() -> Option<Held> {
+    Some(Held::after(None, KEY, Validator::default(), 0, 0, Asked { at: far(), epoch: 0 }))
+}
+
+fn wanted() -> Wanted<'static> {
+    Wanted::First { key: KEY, asked: Asked { at: Instant::now(), epoch: 0 } }
+}
+
 #[test]
 fn a_segment_that_holds_a_file_is_one_of_all() {
     model(2, |shared| {
         let others = [(); 2].map(|()| {
             spawn(&shared, |shared| {
-                let (consumer, held) = shared.pool.acquire(shared, KEY, far()).unwrap();
+                let (consumer, _) = shared.pool.acquire(shared, Some(KEY), far()).unwrap();
                 assert_eq!(shared.owner(&consumer).swap(1, Ordering::Relaxed), 0, "two owners");
                 shared.owner(&consumer).store(0, Ordering::Relaxed);
-                let held = Held::after(held, KEY, Validator::default(), Asked { at: Instant::now(), epoch: 0 });
-                shared.pool.give_back_holding(consumer, held, Vec::new());
+                shared.pool.give_back_holding([(consumer, held())], None);
             })
         });
         let loans = shared.pool.borrow(&*shared, SEGMENTS).unwrap();
@@ -126,9 +135,31 @@ fn a_segment_that_holds_a_file_is_one_of_all() {
 }
 
 #[test]
+fn a_segment_is_overwritten_once_its_last_reader_has_left_and_reaches_who_waits() {
+    model(1, |shared| {
+        let (consumer, _) = shared.pool.acquire(&*shared, None, far()).unwrap();
+        let owner = u32::from(consumer.lead());
+        let part = shared.pool.give_back_holding([(consumer, held())], Some(&wanted())).unwrap();
+        assert_eq!(u32::from(part.segment), owner);
+        let reader = spawn(&shared, |shared| {
+            if let Some(part) = shared.pool.attach(&wanted()) {
+                assert_eq!(shared.owners[0].load(Ordering::Relaxed), 0, "a reader of a segment that is overwritten");
+                shared.pool.detach(part);
+            }
+        });
+        let writer = spawn(&shared, Shared::take_and_give_back);
+        assert_eq!(shared.owners[0].load(Ordering::Relaxed), 0, "overwritten before its reader has left");
+        shared.pool.detach(part);
+        reader.join().unwrap();
+        writer.join().unwrap();
+        assert_eq!(shared.pool.census(&*shared), (1, 0));
+    });
+}
+
+#[test]
 fn a_segment_in_quarantine_reaches_all_who_wait() {
     model(1, |shared| {
-        let (mut consumer, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
+        let (mut consumer, _) = shared.pool.acquire(&*shared, Some(KEY), far()).unwrap();
         let sequence = consumer.begin(&shared.controls[0]);
         let others = [(); 2].map(|()| spawn(&shared, Shared::take_and_give_back));
         shared.cancel(consumer);
@@ -141,12 +172,13 @@ fn a_segment_in_quarantine_reaches_all_who_wait() {
 #[test]
 fn a_served_waiter_passes_the_quarantine_on() {
     model(2, |shared| {
-        let (mut zero, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
-        let (one, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
+        let (mut zero, _) = shared.pool.acquire(&*shared, Some(KEY), far()).unwrap();
+        let (one, _) = shared.pool.acquire(&*shared, Some(KEY), far()).unwrap();
         assert_eq!((zero.lead(), one.lead()), (0, 1));
         let sequence = zero.begin(&shared.controls[0]);
         // Two wait; whoever is first gets segment 1 and keeps it. The other must find segment 0.
-        let keepers = [(); 2].map(|()| spawn(&shared, |shared| drop(shared.pool.acquire(shared, KEY, far()).unwrap())));
+        let keepers =
+            [(); 2].map(|()| spawn(&shared, |shared| drop(shared.pool.acquire(shared, Some(KEY), far()).unwrap())));
         shared.cancel(zero);
         shared.pool.give_back([one]);
         shared.end_cancelled(sequence);
@@ -157,9 +189,11 @@ fn a_served_waiter_passes_the_quarantine_on() {
 #[test]
 fn the_end_of_the_session_sends_everybody_away() {
     model(1, |shared| {
-        let (consumer, _) = shared.pool.acquire(&*shared, KEY, far()).unwrap();
+        let (consumer, _) = shared.pool.acquire(&*shared, Some(KEY), far()).unwrap();
         let others = [(); 2].map(|()| {
-            spawn(&shared, |shared| assert_eq!(shared.pool.acquire(shared, KEY, far()).err(), Some(NoSegment::Closed)))
+            spawn(&shared, |shared| {
+                assert_eq!(shared.pool.acquire(shared, Some(KEY), far()).err(), Some(NoSegment::Closed))
+            })
         });
         shared.pool.close();
         others.into_iter().for_each(|other| other.join().unwrap());
