@@ -47,7 +47,7 @@ typedef struct {
    */
   const char *socket;
   /**
-   * How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (8), and GFPROXY_MAX_SHARED_SIZE bytes
+   * How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (32), and GFPROXY_MAX_SHARED_SIZE bytes
    * together at most.
    */
   uint32_t segments;

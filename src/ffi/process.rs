@@ -58,7 +58,7 @@ pub struct gfproxy_options_t {
     pub origin: *const c_char,
     /// The path of simplecached's command socket, NUL-terminated, or NULL for the default.
     pub socket: *const c_char,
-    /// How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (8), and GFPROXY_MAX_SHARED_SIZE bytes
+    /// How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (32), and GFPROXY_MAX_SHARED_SIZE bytes
     /// together at most.
     pub segments: u32,
     /// The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (1048576).
