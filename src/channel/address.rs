@@ -5,11 +5,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
 use crate::sys::seqpacket::SeqPacket;
+
+/// An owner that was killed holds the lock until its memory is unmapped. Whoever takes its place without waiting for its
+/// end finds the lock taken for so long at most.
+const DYING: Duration = Duration::from_secs(2);
 
 /// The socket that both sides use where nobody names one: `$XDG_RUNTIME_DIR/simplecached.sock`, else
 /// `/tmp/simplecached-<uid>.sock`.
@@ -104,7 +110,13 @@ impl LockFile {
         let mut path = socket.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
-        match take_lock(&path) {
+        let deadline = Instant::now() + DYING;
+        let mut taken = take_lock(&path);
+        while matches!(taken, Ok(None)) && Instant::now() < deadline {
+            thread::sleep(DYING / 200);
+            taken = take_lock(&path);
+        }
+        match taken {
             Ok(Some(lock)) => Ok(Self { path, _lock: lock }),
             Ok(None) => Err(BindError::InUse(socket.to_owned())),
             // The directory is missing, for the socket as for the lock.

@@ -207,3 +207,27 @@ fn no_transfer_mixes_two_states_of_a_large_file() {
         assert!(states.iter().all(|&states| states > 10), "{states:?}");
     });
 }
+
+#[test]
+fn a_transfer_that_began_in_a_segment_finishes_on_its_file_though_another_took_its_place() {
+    let (old, new, small) = (bytes(3 * LARGE as usize + 1000), bytes(1000), bytes(100));
+    let served = Served::start_witnessed(&[]);
+    put(&served, "a", &old);
+    let others: Vec<_> = (0..30).map(|other| format!("other {other}")).collect();
+    others.iter().for_each(|other| put(&served, other, &small));
+    let client = client_with(&served, 8, LARGE, Duration::from_secs(10));
+    let mut transfer = None;
+    until("a reuse", || {
+        drop(transfer.take());
+        assert!(get(&client, b"a") == old);
+        let before = client.stats().reused;
+        transfer = Some(client.open(b"a").expect("open"));
+        client.stats().reused > before
+    });
+    let mut transfer = transfer.expect("it was opened");
+    put(&served, "a", &new);
+    // Nothing is left of it in the segments but what the transfer reads.
+    others.iter().for_each(|other| assert!(get(&client, other.as_bytes()) == small));
+    assert!(rest(&mut transfer) == old);
+    assert!(get(&client, b"a") == new);
+}

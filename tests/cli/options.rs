@@ -178,7 +178,7 @@ fn help_names_every_option_with_default_and_range() {
         "  -l, --listen ADDRESS     listen on this address alone (our gfserver only)",
         "  -t, --thread-count N     worker threads [8; 1 to 200]",
         "  -s, --server URL         base URL of the origin to relay to",
-        "  -n, --segment-count N    shared-memory segments [8; 1 to 4096]",
+        "  -n, --segment-count N    shared-memory segments [32; 1 to 4096]",
         "  -z, --segment-size N     bytes in a segment [1048576; 824 to 67108864]",
         "  -S, --socket PATH        command socket of simplecached \
          [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",

@@ -163,9 +163,7 @@ impl<'a> Transfer<'a> {
             return Ok(None);
         }
         self.finish();
-        if self.reading.is_none() {
-            self.fetch()?;
-        }
+        self.fetch()?;
         let Some(chunk) = self.ready.take() else {
             let reading = self.reading.as_ref().expect("the bytes are ready or in a segment");
             let chunk = reading.chunk(self.at);
@@ -232,16 +230,13 @@ impl<'a> Transfer<'a> {
     fn fetch(&mut self) -> Result<(), TransferError> {
         let wait = self.shared.config.wait;
         let mut deadline = Instant::now() + wait;
-        loop {
-            match self.ready {
-                Some(chunk) if chunk.len > 0 => return Ok(()),
-                // The lease ended without data.
-                Some(_) => self.leave(),
-                None => {}
-            }
+        if self.ready.is_some_and(|chunk| chunk.len == 0) {
+            self.leave();
+        }
+        while !self.has_bytes() {
             if self.lease.is_none() {
                 match self.request(&mut deadline) {
-                    Ok(()) if self.reading.is_some() => return Ok(()),
+                    Ok(()) if self.has_bytes() => break,
                     Ok(()) => {}
                     // A peer that answers and answers but brings nothing must end, too.
                     Err(NoLease::Lost) if Instant::now() < deadline => continue,
@@ -256,9 +251,11 @@ impl<'a> Transfer<'a> {
                 Step::Chunk(chunk) => {
                     self.ready = Some(chunk);
                     self.share();
-                    if self.reading.is_some() {
-                        return Ok(());
+                    if self.has_bytes() {
+                        break;
                     }
+                    // The lease ended without data.
+                    self.leave();
                 }
                 Step::Refused(Kind::NotFound | Kind::Changed) => return Err(TransferError::Changed),
                 Step::Refused(_) => return Err(TransferError::Failed),
@@ -269,6 +266,12 @@ impl<'a> Transfer<'a> {
                 return Err(TransferError::Unavailable(self.shared.absence()));
             }
         }
+        Ok(())
+    }
+
+    /// Whether the next bytes are ready, or in a segment that this transfer reads.
+    fn has_bytes(&self) -> bool {
+        self.reading.is_some() || self.ready.is_some_and(|chunk| chunk.len > 0)
     }
 
     /// Begins a lease at `self.at`, or finds a segment with the bytes there. What the wait for a pass takes is added

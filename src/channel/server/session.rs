@@ -15,10 +15,11 @@ use crate::channel::store::OpenFile;
 use crate::channel::wire::Witness;
 use crate::sys::seqpacket::SeqPacket;
 
-/// A file whose transfer stopped before its end, and when. The transfer goes on with it, whatever the store says then.
+/// A file whose transfers stopped before its end, and when one last did or went on. They go on with it, whatever the store
+/// says then.
 type Parked = (Arc<OpenFile>, Instant);
 
-/// The most parked transfers whose files a session holds; beyond it the oldest is let go of.
+/// The most files that a session holds for parked transfers; beyond it the oldest is let go of.
 const MOST_PARKED: usize = 1024;
 
 /// How many requests of a session are being served, and whether its socket is armed for more.
@@ -73,35 +74,38 @@ impl Session {
         self.leased[usize::from(lead)].store(false, Ordering::Release);
     }
 
-    /// Keeps the file of a transfer that stops before its end, of `most` transfers at most. While descriptors are scarce
-    /// the number of files that are held this way does not grow.
+    /// Keeps the file of a transfer that stops before its end, and `most` files at most. While descriptors are scarce the
+    /// number of files that are held this way does not grow.
     pub(crate) fn park(&self, file: &Arc<OpenFile>, most: usize) {
         let mut parked = self.parked.lock();
-        let same = parked.iter().find(|(other, _)| other.validator() == file.validator());
-        let file = Arc::clone(same.map_or(file, |(other, _)| other));
         let scarce = OpenFile::count() > OpenFile::most();
         let most = if scarce { parked.len() } else { most }.clamp(1, MOST_PARKED);
+        let same = parked.iter().position(|(other, _)| other.validator() == file.validator());
+        let file = same.and_then(|at| parked.remove(at)).map_or_else(|| Arc::clone(file), |(other, _)| other);
         while parked.len() >= most {
             parked.pop_front();
         }
         parked.push_back((file, Instant::now()));
     }
 
-    /// The file of one parked transfer, in this state.
-    pub(crate) fn take_parked(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
+    /// The file of parked transfers, in this state. It stays for others: those that read what the proxy's segments hold of
+    /// it, and were never parked, may need the rest.
+    pub(crate) fn parked_file(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
         let mut parked = self.parked.lock();
         let at = parked.iter().position(|(file, _)| file.validator() == wanted)?;
-        parked.remove(at).map(|(file, _)| file)
+        let (file, _) = parked.remove(at)?;
+        parked.push_back((Arc::clone(&file), Instant::now()));
+        Some(file)
     }
 
-    /// The number of parked transfers whose file is held.
+    /// The number of files that are held for parked transfers.
     pub(crate) fn parked(&self) -> usize {
         self.parked.lock().len()
     }
 
-    /// Lets go of files whose transfers parked before `limit`.
+    /// Lets go of files of which no transfer stopped or went on since `limit`.
     pub(crate) fn forget_parked(&self, limit: Instant) {
-        self.parked.lock().retain(|(_, since)| *since >= limit);
+        self.parked.lock().retain(|(_, used)| *used >= limit);
     }
 
     /// Gives the proxy the means to see for itself whether a file is unchanged. Left out where that cannot be, or where the

@@ -154,7 +154,7 @@ impl Lease<'_> {
         if begun.is_some() {
             self.shared.counters.resume();
         }
-        if let Some(file) = begun.and_then(|wanted| self.session.take_parked(&wanted))
+        if let Some(file) = begun.and_then(|wanted| self.session.parked_file(&wanted))
             && get.offset <= file.validator().len
         {
             return Ok(file);
