@@ -1,24 +1,20 @@
 //! One file on its way from the daemon to a consumer, over as many leases and sessions as it takes.
 
-use std::cell::RefCell;
-use std::sync::atomic::Ordering;
+mod request;
+
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::error::{OpenError, TransferError};
-use super::held::{Asked, Wanted};
-use super::lease::{Lease, ROUND};
-use super::pool::NoSegment;
+use super::lease::Lease;
 use super::reading::Reading;
 use super::session::Session;
-use crate::channel::layout::{Kind, Layout, Validator};
-use crate::channel::ring::{Area, MAX_RUN, Published, Run, SMALL, Violation};
-use crate::channel::wire::{Get, Known, MAX_KEY};
+use crate::channel::layout::{Kind, Validator};
+use crate::channel::ring::{Area, MAX_RUN, Published, Run, Violation};
+use crate::channel::wire::MAX_KEY;
 use crate::reply::Chunk;
-
-/// Transfers with more than so many small segments to come may take turns.
-const LONG: u64 = 8;
+use request::NoLease;
 
 /// After so long a sleeping transfer looks around by itself: a peer may publish and wake nobody.
 const LOOK: Duration = Duration::from_millis(100);
@@ -63,15 +59,6 @@ enum Step {
     /// The session is gone.
     Lost,
     TimedOut,
-}
-
-/// Why [`Transfer::request`] made no lease.
-enum NoLease {
-    /// The session ended meanwhile: try the next.
-    Lost,
-    Stopped,
-    Unavailable,
-    NoSegment,
 }
 
 impl<'a> Transfer<'a> {
@@ -274,118 +261,6 @@ impl<'a> Transfer<'a> {
         self.reading.is_some() || self.ready.is_some_and(|chunk| chunk.len > 0)
     }
 
-    /// Begins a lease at `self.at`, or finds a segment with the bytes there. What the wait for a pass takes is added
-    /// to the deadline.
-    fn request(&mut self, deadline: &mut Instant) -> Result<(), NoLease> {
-        let mut pass = None;
-        let takes_turns = self.takes_turns();
-        if takes_turns {
-            let asked = Instant::now();
-            pass = self.shared.gate.pass(asked + ROUND);
-            // That the others take their turns is no fault of the daemon's.
-            *deadline += asked.elapsed();
-        }
-        let waived = takes_turns && pass.is_none();
-        let Some(session) = self.shared.session(*deadline) else {
-            let stopped = self.shared.state.lock().stopped;
-            return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
-        };
-        let now = Instant::now();
-        let asked = Asked { at: now, epoch: session.arena.epoch() };
-        let wanted = self.wanted(asked);
-        if let Some(reading) = Reading::attach(&session, &wanted)
-            && (self.file.is_some() || session.witnesses.see(&reading.part.file, now))
-        {
-            self.join(&session);
-            if self.file.replace(reading.part.file).is_none() {
-                self.again = true;
-                self.shared.reused.fetch_add(1, Ordering::Relaxed);
-            }
-            self.reading = Some(reading);
-            return Ok(());
-        }
-        let key = self.file.is_none().then_some(self.key);
-        let (mut consumer, held) = match session.pool.acquire(&session.arena, key, *deadline) {
-            Ok(acquired) => acquired,
-            Err(NoSegment::Closed) => return Err(NoLease::Lost),
-            Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
-            Err(NoSegment::Violation(violation)) => {
-                session.lose(Some(&violation.to_string()));
-                return Err(NoLease::Lost);
-            }
-        };
-        let now = Instant::now();
-        let asked = Asked { at: now, epoch: session.arena.epoch() };
-        self.again |= held.is_some();
-        let offered = held.filter(|held| session.takes_offers() && held.is_worth_an_offer(now));
-        let known = match (self.file, &offered) {
-            (Some(file), _) => Known::Begun(file),
-            (None, Some(offered)) => {
-                Known::Held { file: offered.file, wants_witness: session.wants_witness(offered, now) }
-            }
-            (None, None) => Known::Nothing,
-        };
-        let keeps = match self.file {
-            Some(file) => self.may_hold(file, asked),
-            // A file that is longer goes on in a lease of its own, with what is known of it then.
-            None => self.shared.layout.segment_size >= SMALL,
-        };
-        let lead = consumer.lead();
-        let sequence = consumer.begin(session.arena.control(lead));
-        if keeps {
-            consumer.keep_all(session.arena.control(lead));
-        }
-        let get = Get { lead, sequence, offset: self.at, known, key: self.key };
-        let mut lease = Lease::new(Arc::clone(&session), consumer, offered, asked, keeps, (pass, waived));
-        if let Some(file) = self.file.filter(|_| keeps) {
-            lease.holds = true;
-            lease.lend(file.len - self.at);
-        }
-        if let Err(error) = send(&session, &get, *deadline) {
-            // Nobody knows of it.
-            lease.ended = true;
-            if error.kind() == std::io::ErrorKind::TimedOut {
-                lease.leave();
-                return Err(NoLease::Unavailable);
-            }
-            session.lose(None);
-            return Err(NoLease::Lost);
-        }
-        self.join(&session);
-        self.lease = Some(lease);
-        Ok(())
-    }
-
-    /// The bytes that come next.
-    fn wanted(&self, asked: Asked) -> Wanted<'a> {
-        match self.file {
-            Some(file) => Wanted::At { file, at: self.at, begun: self.begun },
-            None => Wanted::First { key: self.key, asked },
-        }
-    }
-
-    /// Whether what a lease from here on brings may stay in its segments: the file leaves half of them to others, and each
-    /// write since will show.
-    fn may_hold(&self, file: Validator, asked: Asked) -> bool {
-        let Layout { segments, segment_size } = self.shared.layout;
-        let most = if segment_size < SMALL { 1 } else { (segments / 2).max(1) };
-        let fits = file.len <= u64::from(most) * u64::from(segment_size);
-        // What a transfer goes on with need not be the file of its key any more.
-        let begins = self.at == 0 && self.file.is_none();
-        let goes_on = self.again && self.at > 0 && self.at.is_multiple_of(segment_size.into());
-        fits && (begins || goes_on) && file.is_settled(SystemTime::now() - asked.at.elapsed())
-    }
-
-    /// Takes note of the session that the transfer begins or goes on in.
-    fn join(&mut self, session: &Arc<Session>) {
-        let previous = std::mem::replace(&mut self.session, Arc::downgrade(session));
-        // Once there is a file the transfer goes on; before, it only begins again.
-        if self.file.is_some() && !previous.ptr_eq(&self.session) {
-            self.sessions_lost += 1;
-            self.shared.resumed.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// Waits for the next chunk of the lease.
     fn step(&mut self, deadline: Instant) -> Step {
         let lease = self.lease.as_mut().expect("step is called with a lease");
@@ -486,14 +361,6 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Whether so much is left, and segments are so small, that the transfer needs a pass.
-    fn takes_turns(&self) -> bool {
-        let segment_size = self.shared.layout.segment_size;
-        self.prompt
-            && segment_size < SMALL
-            && self.file.is_some_and(|file| file.len - self.at > LONG * u64::from(segment_size))
-    }
-
     /// Lends idle segments to a lease that has more to bring than fits its own. One that keeps them has got its own.
     fn lend(&mut self) {
         let left = self.len() - self.at;
@@ -539,14 +406,4 @@ impl Drop for Transfer<'_> {
     fn drop(&mut self) {
         self.leave();
     }
-}
-
-fn send(session: &Session, get: &Get<'_>, deadline: Instant) -> std::io::Result<()> {
-    thread_local! {
-        static DATAGRAM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    DATAGRAM.with_borrow_mut(|datagram| {
-        get.encode(datagram);
-        session.send(datagram, deadline)
-    })
 }
