@@ -2,12 +2,12 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::sleep;
+use std::thread::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -66,12 +66,17 @@ impl Program {
     /// The same with this standard input.
     pub fn start_with_input(command: &mut Command, input: impl Into<Stdio>) -> Self {
         let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
-        let child = command
-            .stdin(input)
-            .stdout(stdout.try_clone().expect("dup"))
-            .stderr(stderr.try_clone().expect("dup"))
-            .spawn()
-            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        command.stdin(input).stdout(stdout.try_clone().expect("dup")).stderr(stderr.try_clone().expect("dup"));
+        let watchdog = Instant::now() + WATCHDOG;
+        let child = loop {
+            match command.spawn() {
+                // Of a program that was just copied, the child of another test's fork may have the descriptor until its exec.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < watchdog => {
+                    yield_now();
+                }
+                spawned => break spawned.unwrap_or_else(|e| panic!("{command:?}: {e}")),
+            }
+        };
         Self { child, stdout, stderr, command: format!("{command:?}") }
     }
 
