@@ -35,7 +35,12 @@ pub(super) fn tell(metrics: &Metrics, daemon: &Arc<Daemon>) {
     metrics.count("confirmed_total", help, none, stats(|s| s.confirmed));
     metrics.count("parks_total", "Times that a transfer was parked.", none, stats(|s| s.parks));
     metrics.count("resumes_total", "Requests to go on with a transfer.", none, stats(|s| s.resumes));
-    metrics.gauge("parked_files", "Files that are held for parked transfers.", none, stats(|s| s.parked as u64));
+    metrics.gauge(
+        "parked_files",
+        "Files that are held for transfers that were parked.",
+        none,
+        stats(|s| s.parked as u64),
+    );
     metrics.gauge("peers", "Connected proxies.", none, stats(|s| s.peers as u64));
     metrics.count("sessions_total", "Proxies that connected.", none, stats(|s| s.sessions));
     metrics.count("sessions_dropped_total", "Sessions ended for a fault of the proxy.", none, stats(|s| s.dropped));

@@ -28,7 +28,7 @@ pub trait Store: Send + Sync {
     /// The file behind `key`, any bytes, as it is now.
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError>;
 
-    /// None if clients are to ask for each file each time. With a number they may see for themselves that a small file
+    /// None if clients are to ask for each file each time. With a number they may see for themselves that a file
     /// which they were given less than a tenth of a second ago is unchanged and has a name, and give it out again without
     /// asking, until the number is another. The store moves it when it finds that a key leads to another file, or to none: such a
     /// look need not show that. With the answers to come the server tells all clients; of a move without an answer

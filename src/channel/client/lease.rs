@@ -8,7 +8,7 @@ use super::held::{Asked, Held, Wanted};
 use super::reading::Reading;
 use super::session::Session;
 use crate::channel::layout::{MAX_RING, Validator};
-use crate::channel::ring::{Area, Consumer, Published, Run, SMALL, SegmentList};
+use crate::channel::ring::{Area, Consumer, Published, Run, SMALL, SegmentList, Violation};
 
 /// The bytes that a lease keeps in flight, if there are segments, so that small ones stay in the second-level cache together
 /// with the socket's buffers. Never fewer than two segments.
@@ -70,11 +70,15 @@ impl<'a> Lease<'a> {
     }
 
     /// Takes note of a chunk of `file`.
-    pub(super) fn note(&mut self, key: &[u8], file: Validator, at: u64, chunk: Published) {
+    pub(super) fn note(&mut self, key: &[u8], file: Validator, at: u64, chunk: Published) -> Result<(), Violation> {
         let offered = self.offered.take();
         if self.holds && (chunk.len > 0 || file.len == 0) {
+            if self.keeps && self.brought.iter().any(|(segment, _)| *segment == chunk.segment) {
+                return Err(Violation("a chunk in a segment that was not released"));
+            }
             self.brought.push((chunk.segment, Held::after(offered, key, file, at, chunk.len, self.asked)));
         }
+        Ok(())
     }
 
     /// Whether others wait for the pass that this lease has had for long enough.

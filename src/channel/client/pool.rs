@@ -16,7 +16,7 @@ use crate::channel::sync::{AtomicU32, Condvar, Mutex, Ordering};
 /// How often a waiter looks whether quarantined segments are free again.
 const REAP: Duration = Duration::from_millis(5);
 
-/// Free segments that still hold a file are remembered up to this number: one look goes through all of them.
+/// Free segments that hold something are remembered up to this number: one look goes through all of them.
 const MOST_HOLDING: usize = 256;
 
 /// So many transfers may become readers of segments while somebody waits for one, until each has its segment.
@@ -129,8 +129,10 @@ impl Pool {
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         if outcome.is_err() {
+            if state.queue.front().is_some_and(|first| Arc::ptr_eq(first, &seat)) {
+                state.overtook = 0;
+            }
             state.queue.retain(|other| !Arc::ptr_eq(other, &seat));
-            state.overtook = 0;
         }
         state.call_reaper();
         outcome
@@ -307,15 +309,11 @@ impl State {
 
     /// Takes a segment back that holds something.
     fn hold(&mut self, consumer: Consumer, held: Held) {
-        if self.holding.len() == MOST_HOLDING {
+        if self.holding.len() - self.being_read >= MOST_HOLDING {
             let forgotten = self.take_oldest();
             self.keep(forgotten);
         }
-        if self.holding.len() < MOST_HOLDING {
-            self.holding.push(Holding { consumer, held, readers: 0 });
-        } else {
-            self.keep([consumer]);
-        }
+        self.holding.push(Holding { consumer, held, readers: 0 });
     }
 
     /// Frees the quarantined segments whose lease has ended meanwhile.

@@ -33,6 +33,8 @@ pub struct Transfer<'a> {
     file: Option<Validator>,
     /// When it began.
     begun: Instant,
+    /// When the daemon was last asked for it.
+    spoke: Instant,
     /// A segment held what the file begins with, or an older state of it: it is asked for again and again.
     again: bool,
     /// Where the next chunk begins.
@@ -66,11 +68,13 @@ impl<'a> Transfer<'a> {
         if key.len() > MAX_KEY {
             return Err(OpenError::KeyTooLong(key.len()));
         }
+        let begun = Instant::now();
         let mut transfer = Self {
             shared,
             key,
             file: None,
-            begun: Instant::now(),
+            begun,
+            spoke: begun,
             again: false,
             at: 0,
             reading: None,
@@ -308,18 +312,23 @@ impl<'a> Transfer<'a> {
             }
             self.file = Some(file);
         }
-        if self.fits(self.at, chunk) {
-            self.note(self.at, chunk);
-            Step::Chunk(chunk)
-        } else {
-            session.lose(Some(&MISFIT.to_string()));
-            Step::Lost
+        match self.take_in(self.at, chunk) {
+            Ok(()) => Step::Chunk(chunk),
+            Err(violation) => {
+                session.lose(Some(&violation.to_string()));
+                Step::Lost
+            }
         }
     }
 
-    fn note(&mut self, at: u64, chunk: Published) {
-        if let (Some(lease), Some(file)) = (&mut self.lease, self.file) {
-            lease.note(self.key, file, at, chunk);
+    /// Checks a chunk that begins `at`, and takes note of what its segment holds.
+    fn take_in(&mut self, at: u64, chunk: Published) -> Result<(), Violation> {
+        if !self.fits(at, chunk) {
+            return Err(MISFIT);
+        }
+        match (&mut self.lease, self.file) {
+            (Some(lease), Some(file)) => lease.note(self.key, file, at, chunk),
+            _ => Ok(()),
         }
     }
 
@@ -329,25 +338,20 @@ impl<'a> Transfer<'a> {
             return;
         }
         let mut at = self.at;
-        while let Some(lease) = self.lease.as_mut().filter(|lease| lease.keeps && lease.holds && !lease.ended) {
+        let goes_on = |lease: &&mut Lease<'_>| lease.keeps && lease.holds && lease.answered && !lease.ended;
+        while let Some(lease) = self.lease.as_mut().filter(goes_on) {
             let session = Arc::clone(&lease.session);
             let control = session.arena.control(lease.consumer.lead());
-            match lease.consumer.poll_ended(control, session.arena.segment_size()) {
+            let chunk = match lease.consumer.poll_ended(control, session.arena.segment_size()) {
+                Ok(Some(chunk)) => chunk,
                 Ok(None) => return,
-                Ok(Some(chunk)) => {
-                    lease.ended = chunk.kind.ends_lease();
-                    if !self.fits(at, chunk) {
-                        session.lose(Some(&MISFIT.to_string()));
-                        return;
-                    }
-                    self.note(at, chunk);
-                    at += u64::from(chunk.len);
-                }
-                Err(violation) => {
-                    session.lose(Some(&violation.to_string()));
-                    return;
-                }
+                Err(violation) => return session.lose(Some(&violation.to_string())),
+            };
+            lease.ended = chunk.kind.ends_lease();
+            if let Err(violation) = self.take_in(at, chunk) {
+                return session.lose(Some(&violation.to_string()));
             }
+            at += u64::from(chunk.len);
         }
         self.share();
     }

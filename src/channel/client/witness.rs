@@ -1,4 +1,4 @@
-//! Descriptors with which a client sees for itself that a small file is unchanged, and so need not ask.
+//! Descriptors with which a client sees for itself that a file is unchanged, and so need not ask.
 //!
 //! A descriptor of the daemon's that fstat(2) takes shows what the daemon would see. What it cannot show, that a key leads to
 //! another file, is told by the epoch.

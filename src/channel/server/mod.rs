@@ -144,7 +144,7 @@ impl Shared {
         too_many.then(|| format!("this process has {MAX_SESSIONS_OF_A_PROCESS} sessions"))
     }
 
-    /// For how many parked transfers a session may hold files open.
+    /// How many files a session may hold open for transfers that were parked.
     fn parking_places(&self) -> usize {
         let sessions = self.sessions.read().len().max(1);
         (self.descriptors / 8 / sessions).max(1)

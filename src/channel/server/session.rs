@@ -15,9 +15,15 @@ use crate::channel::store::OpenFile;
 use crate::channel::wire::Witness;
 use crate::sys::seqpacket::SeqPacket;
 
-/// A file whose transfers stopped before its end, and when one last did or went on. They go on with it, whatever the store
-/// says then.
-type Parked = (Arc<OpenFile>, Instant);
+/// A file whose transfers stopped before its end. They go on with it, whatever the store says then.
+#[derive(Debug)]
+struct Parked {
+    file: Arc<OpenFile>,
+    /// How many of them did not go on yet. The others' file is the first to be let go of.
+    waiting: u32,
+    /// When one of them last stopped or went on.
+    used: Instant,
+}
 
 /// The most files that a session holds for parked transfers; beyond it the oldest is let go of.
 const MOST_PARKED: usize = 1024;
@@ -77,35 +83,40 @@ impl Session {
     /// Keeps the file of a transfer that stops before its end, and `most` files at most. While descriptors are scarce the
     /// number of files that are held this way does not grow.
     pub(crate) fn park(&self, file: &Arc<OpenFile>, most: usize) {
-        let mut parked = self.parked.lock();
+        let mut all = self.parked.lock();
         let scarce = OpenFile::count() > OpenFile::most();
-        let most = if scarce { parked.len() } else { most }.clamp(1, MOST_PARKED);
-        let same = parked.iter().position(|(other, _)| other.validator() == file.validator());
-        let file = same.and_then(|at| parked.remove(at)).map_or_else(|| Arc::clone(file), |(other, _)| other);
-        while parked.len() >= most {
-            parked.pop_front();
+        let most = if scarce { all.len() } else { most }.clamp(1, MOST_PARKED);
+        let same = all.iter().position(|parked| parked.file.validator() == file.validator());
+        let (file, waiting) = match same.and_then(|at| all.remove(at)) {
+            Some(parked) => (parked.file, parked.waiting.saturating_add(1)),
+            None => (Arc::clone(file), 1),
+        };
+        while all.len() >= most {
+            let idle = all.iter().position(|parked| parked.waiting == 0);
+            all.remove(idle.unwrap_or(0));
         }
-        parked.push_back((file, Instant::now()));
+        all.push_back(Parked { file, waiting, used: Instant::now() });
     }
 
-    /// The file of parked transfers, in this state. It stays for others: those that read what the proxy's segments hold of
-    /// it, and were never parked, may need the rest.
+    /// The file of a parked transfer, in this state. It stays for a while: transfers that read what the proxy's segments
+    /// hold of it, and were never parked, may need the rest.
     pub(crate) fn parked_file(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
-        let mut parked = self.parked.lock();
-        let at = parked.iter().position(|(file, _)| file.validator() == wanted)?;
-        let (file, _) = parked.remove(at)?;
-        parked.push_back((Arc::clone(&file), Instant::now()));
+        let mut all = self.parked.lock();
+        let at = all.iter().position(|parked| parked.file.validator() == wanted)?;
+        let Parked { file, waiting, .. } = all.remove(at)?;
+        let parked = Parked { file: Arc::clone(&file), waiting: waiting.saturating_sub(1), used: Instant::now() };
+        all.push_back(parked);
         Some(file)
     }
 
-    /// The number of files that are held for parked transfers.
+    /// The number of files that are held for transfers that stopped before their end.
     pub(crate) fn parked(&self) -> usize {
         self.parked.lock().len()
     }
 
     /// Lets go of files of which no transfer stopped or went on since `limit`.
     pub(crate) fn forget_parked(&self, limit: Instant) {
-        self.parked.lock().retain(|(_, used)| *used >= limit);
+        self.parked.lock().retain(|parked| parked.used >= limit);
     }
 
     /// Gives the proxy the means to see for itself whether a file is unchanged. Left out where that cannot be, or where the

@@ -18,7 +18,7 @@ pub struct ServerStats {
     pub changed: u64,
     /// Requests that the proxy gave up, or broke off to go on later.
     pub cancelled: u64,
-    /// Times that a transfer was parked, because its proxy released no segment or others wanted their turn, or since all its segments were full and stay so.
+    /// Times that a transfer was parked: its proxy released no segment, others wanted their turn, or its segments stay full.
     pub parks: u64,
     /// Requests to go on with a transfer.
     pub resumes: u64,
@@ -32,7 +32,7 @@ pub struct ServerStats {
     pub dropped: u64,
     /// Sessions now.
     pub peers: usize,
-    /// Files that are held for parked transfers now.
+    /// Files that are held for transfers that were parked, now.
     pub parked: usize,
     /// Worker threads.
     pub threads: usize,

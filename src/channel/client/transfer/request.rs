@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Transfer;
 use crate::channel::client::held::{Asked, Wanted};
@@ -18,6 +18,10 @@ use crate::channel::wire::{Get, Known};
 
 /// Transfers with more than so many small segments to come may take turns.
 const LONG: u64 = 8;
+
+/// After so long a transfer that goes on with what segments hold asks the daemon all the same, which keeps a file that is
+/// parked for thrice as long.
+const SILENT: Duration = Duration::from_secs(20);
 
 /// Why [`Transfer::request`] made no lease.
 pub(super) enum NoLease {
@@ -70,7 +74,8 @@ impl<'a> Transfer<'a> {
             (None, None) => Known::Nothing,
         };
         let keeps = match self.file {
-            Some(file) => self.may_hold(file, asked),
+            // One segment at a time, with others in between, goes on better if it releases them.
+            Some(file) => self.may_hold(file, asked) && session.pool.waiters() == 0,
             // A file that is longer goes on in a lease of its own, with what is known of it then.
             None => self.shared.layout.segment_size >= SMALL,
         };
@@ -97,6 +102,7 @@ impl<'a> Transfer<'a> {
             return Err(NoLease::Lost);
         }
         self.join(&session);
+        self.spoke = asked.at;
         self.lease = Some(lease);
         Ok(())
     }
@@ -107,6 +113,9 @@ impl<'a> Transfer<'a> {
         let asked = Asked { at: Instant::now(), epoch: session.arena.epoch() };
         let Some(reading) = Reading::attach(session, &self.wanted(asked)) else { return false };
         let file = reading.part.file;
+        if self.file.is_some() && self.spoke.elapsed() > SILENT && file.len > u64::from(reading.part.len) {
+            return false;
+        }
         if self.file.is_none() && !session.witnesses.see(&file, asked.at) {
             return false;
         }
