@@ -32,6 +32,11 @@ struct Hostile {
 
 impl Hostile {
     fn start(library: &Library, script: Box<Script>) -> Self {
+        Self::start_for(SIZES, library, script)
+    }
+
+    /// For a proxy with segments of these sizes.
+    fn start_for(sizes: Sizes, library: &Library, script: Box<Script>) -> Self {
         // The last one's.
         let _ = fs::remove_file(library.socket());
         let listener = Arc::new(Listener::bind(&library.socket()));
@@ -44,7 +49,7 @@ impl Hostile {
                 kept.lock().unwrap().push(Arc::clone(&peer));
                 connections.push(thread::spawn(move || {
                     if let Some((_, Some(file))) = peer.receive_file() {
-                        script(&peer, &Area { file, sizes: SIZES });
+                        script(&peer, &Area { file, sizes });
                     }
                     peer.shut_down();
                 }));
@@ -77,13 +82,13 @@ fn request(peer: &Peer) -> Option<(u32, u32)> {
 
 /// Writes a chunk's descriptor and tells of it, in the right order but without a wake.
 fn publish(area: &Area, lead: u32, sequence: u32, descriptor: u64) {
-    let control = SIZES.control(lead);
+    let control = area.sizes.control(lead);
     area.write(control + 64 + u64::from(sequence % 8) * 8, &descriptor.to_le_bytes());
     area.write(control, &sequence.wrapping_add(1).to_le_bytes());
 }
 
 fn describe(area: &Area, lead: u32, len: u64) {
-    area.write(SIZES.control(lead) + 16, &len.to_le_bytes());
+    area.write(area.sizes.control(lead) + 16, &len.to_le_bytes());
 }
 
 fn chunk(len: u64, segment: u32, kind: u64) -> u64 {
@@ -315,4 +320,34 @@ fn a_bad_chunk_behind_a_good_one_costs_the_session_and_nothing_else() {
         assert_eq!(end, End::Short(2 * SIZE as u64), "{name}");
         drop(hostile);
     }
+}
+
+#[test]
+fn a_segment_that_is_kept_is_not_filled_twice() {
+    const SIZES: Sizes = Sizes { segments: 4, segment_size: 64 << 10 };
+    const SIZE: usize = SIZES.segment_size as usize;
+    let library = Library::new(&[2 * SIZE]);
+    let content = library.content(0).to_vec();
+    let kept = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&kept);
+    let is_first = AtomicBool::new(true);
+    let answer = serving(move |area, lead, sequence| {
+        // Then it is silent.
+        if !is_first.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        seen.store(area.word(area.sizes.control(lead) + 172) == 1, Ordering::Relaxed);
+        area.write(area.sizes.data(lead), &content[..SIZE]);
+        describe(area, lead, content.len() as u64);
+        publish(area, lead, sequence, chunk(SIZE as u64, lead, DATA));
+        publish(area, lead, sequence.wrapping_add(1), chunk(SIZE as u64, lead, END));
+    });
+    let hostile = Hostile::start_for(SIZES, &library, answer);
+    let webproxy = Webproxy::start(&library, &["-t", "4", "-n", "4", "-z", "65536", "--cache-wait-ms", "400"]);
+    let end = Download::start(webproxy.port, "/0", library.content(0)).finish();
+    assert_eq!(end, End::Short(SIZE as u64));
+    assert!(kept.load(Ordering::Relaxed), "the request's segments were to be kept");
+    drop(hostile);
+    let told = webproxy.program.stop().stderr;
+    assert!(told.contains("a chunk in a segment that was not released"), "{told}");
 }
