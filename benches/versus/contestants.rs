@@ -23,7 +23,7 @@ pub struct Server {
     /// Its name in the results.
     pub name: String,
     pub protocol: Protocol,
-    /// More than one only where several proxies share a daemon.
+    /// More than one only where several proxies share a daemon, or several servers make up one contestant.
     pub ports: Vec<u16>,
     /// The processes that serve; what stands behind them, such as the origin, is not among them.
     processes: Vec<Process>,
@@ -116,6 +116,17 @@ impl Place {
     /// The same gfserver with a handler that is nothing but sendfile.
     pub fn bound(&self, name: &str, build: &Build) -> Result<Server, String> {
         self.file_server(name, build, "sendfile")
+    }
+
+    /// Several of them, as one contestant.
+    pub fn bounds(&self, name: &str, build: &Build, count: usize) -> Result<Server, String> {
+        let mut all = self.bound(name, build)?;
+        for _ in 1..count {
+            let Server { ports, processes, .. } = self.bound(name, build)?;
+            all.ports.extend(ports);
+            all.processes.extend(processes);
+        }
+        Ok(all)
     }
 
     /// A server that does nothing but answer.

@@ -302,12 +302,19 @@ impl<'a> Plan<'a> {
 
         let one = self.place.part2(&label, build, &self.locals, Channel::DEFAULT)?;
         let many = self.place.part2(&label, build, &self.locals, Channel { proxies: 64, ..Channel::DEFAULT })?;
+        // What 64 processes cost where they share nothing: small files show it.
+        let bound = self.place.bounds(&name(BOUND, build), build, 1)?;
+        let bounds = self.place.bounds(&name(BOUND, build), build, 64)?;
         for size in [KB, MB] {
             println!("By number of {BY_PROXIES}: {}", crate::report::size(size));
+            let mut servers = vec![(&one, "1"), (&many, "64")];
+            if size == KB {
+                servers.extend([(&bound, "1"), (&bounds, "64")]);
+            }
             let entrants =
-                [(&one, "1"), (&many, "64")].map(|(server, variant)| Entrant { server, variant: variant.to_owned() });
+                servers.into_iter().map(|(server, variant)| Entrant { server, variant: variant.to_owned() }).collect();
             let paths = Paths::One(self.file(size));
-            let group = Group { series: BY_PROXIES, paths, size, clients: 64, entrants: entrants.into() };
+            let group = Group { series: BY_PROXIES, paths, size, clients: 64, entrants };
             let cells = measure::group(&group, self.pace(size));
             self.record(cells);
         }

@@ -128,7 +128,11 @@ fn tables(run: &Run, goals_of_run: &[Goal]) -> String {
     text += "\n![Throughput by size of the segments](performance/by-segment-size.svg)\n";
     text += &variants(cells, BY_SEGMENTS, "By number of segments (of 1 MiB), MB/s");
     text += &variants(cells, BY_CATALOG, "By entries of the catalog, requests/s");
-    text += &variants(cells, BY_PROXIES, "By number of proxies on one daemon, 64 clients in all; 1 KB in requests/s");
+    text += &variants(
+        cells,
+        BY_PROXIES,
+        "By number of proxies on one daemon (of servers, for the bound), 64 clients in all; 1 KB in requests/s",
+    );
     text +=
         &variants(cells, BY_STALLED, "By number of stalled clients of another proxy on the same daemon (-t 4), MB/s");
     text += &costs(cells, &servers);
