@@ -1,21 +1,19 @@
 //! Open files: descriptors are opened on demand and kept, the most recently used of them, within the process's limit.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use log::warn;
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::catalog::Catalog;
-use crate::channel::{HOLDS_FOR, OpenFile, StoreError, TICK, Validator};
+use super::regular::{LOOKS, open_regular};
+use crate::channel::{HOLDS_FOR, OpenFile, StoreError, Validator};
 
 /// For so long an open descriptor is used without a look at whether its path leads to another file by now, unless the
 /// file has no name any more. Clients that see for themselves that the file is unchanged do so for some time more.
@@ -26,8 +24,11 @@ const _: () = assert!(RECHECK.as_millis() + HOLDS_FOR.as_millis() <= 1000);
 /// At most so many descriptors are kept, whatever the limit allows.
 const MOST_KEPT: usize = 16384;
 
-/// So often a file is looked at again that was written within the last tick.
-const SETTLE: u32 = 10;
+/// A file that is written all the time is looked at once, by each request for so long after the last such look: workers that
+/// wait for it are missing elsewhere.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+/// At most so many such files are remembered.
+const MOST_BUSY: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 #[derive(Debug)]
 struct Kept {
@@ -42,6 +43,8 @@ pub struct Files {
     catalog: Catalog,
     /// By path, as the catalog has it: many keys may lead to one file.
     kept: Mutex<LruCache<Box<[u8]>, Kept>>,
+    /// Those that are written all the time, by path, and when that was last seen.
+    busy: Mutex<LruCache<Box<[u8]>, Instant>>,
     /// Beyond so many open files, those of transfers included, fewer are kept.
     most_open: usize,
     /// One bit an entry: whether the log has been told that it cannot be opened.
@@ -59,7 +62,8 @@ impl Files {
     fn with_limit(catalog: Catalog, epoch: Arc<AtomicU32>, most_open: usize) -> Self {
         let most_kept = NonZeroUsize::new((most_open / 3 * 2).min(MOST_KEPT)).unwrap_or(NonZeroUsize::MIN);
         let told = (0..catalog.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { catalog, kept: Mutex::new(LruCache::new(most_kept)), most_open, told, epoch }
+        let (kept, busy) = (Mutex::new(LruCache::new(most_kept)), Mutex::new(LruCache::new(MOST_BUSY)));
+        Self { catalog, kept, busy, most_open, told, epoch }
     }
 
     /// The catalog.
@@ -94,12 +98,14 @@ impl Files {
     fn open_path(&self, entry: u32, now: Instant) -> Result<Arc<OpenFile>, StoreError> {
         let path = self.catalog.path(entry);
         self.make_room();
+        let looks = if self.is_busy(entry, now) { 1 } else { LOOKS };
         let opened = loop {
-            match open_regular(&path) {
+            match open_regular(&path, looks) {
                 Err(error) if is_shortage(&error) && self.close_some() => {}
                 opened => break opened,
             }
         };
+        self.note_busy(entry, opened.as_ref().err().is_some_and(|error| error.kind() == io::ErrorKind::ResourceBusy));
         match opened {
             Ok(file) => {
                 let file = Arc::new(file);
@@ -157,6 +163,20 @@ impl Files {
         drop(gone);
     }
 
+    fn is_busy(&self, entry: u32, now: Instant) -> bool {
+        let seen = self.busy.lock().peek(self.catalog.path_bytes(entry)).copied();
+        seen.is_some_and(|seen| now.saturating_duration_since(seen) < BUSY_FOR)
+    }
+
+    fn note_busy(&self, entry: u32, is_busy: bool) {
+        let (path, mut busy) = (self.catalog.path_bytes(entry), self.busy.lock());
+        if is_busy {
+            busy.put(path.into(), Instant::now());
+        } else if !busy.is_empty() {
+            busy.pop(path);
+        }
+    }
+
     fn end_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
@@ -193,37 +213,15 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// Opens a regular file and nothing else: opening a FIFO could wait, opening a device could do something. The file was
-/// last written at least a tick ago: a write from now on changes its time, and so can be seen.
-pub(crate) fn open_regular(path: &Path) -> io::Result<OpenFile> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    settle(|| file.metadata()?.modified())?;
-    OpenFile::new(file)
-}
-
-/// Waits until a file's time is a tick old.
-fn settle(modified: impl Fn() -> io::Result<SystemTime>) -> io::Result<()> {
-    for _ in 0..SETTLE {
-        let modified = modified()?;
-        match SystemTime::now().duration_since(modified).map(|age| TICK.saturating_sub(age)) {
-            Ok(left) if !left.is_zero() => thread::sleep(left),
-            // Old enough, or in the future, which says nothing about when it was written.
-            _ => return Ok(()),
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, "is being written all the time"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
+    use std::time::SystemTime;
 
     use super::super::catalog::Faults;
     use super::*;
+    use crate::channel::TICK;
 
     /// Files `/0`, `/1`, ... with their own number in them.
     fn files(directory: &Path, count: usize, limit: usize) -> Files {
@@ -373,24 +371,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_written_just_now_is_opened_a_tick_later() {
+    fn a_busy_file_keeps_no_second_request_waiting() {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("young");
-        for _ in 0..3 {
-            fs::write(&path, "young").expect("write");
-            let file = open_regular(&path).expect("it is there");
-            let written = file.file().metadata().and_then(|metadata| metadata.modified()).expect("a time");
-            assert!(written.elapsed().expect("not in the future") >= TICK);
-        }
-        let future = SystemTime::now() + Duration::from_secs(3600);
-        fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(future)).expect("utimes");
-        open_regular(&path).expect("a time in the future keeps nobody waiting");
-    }
-
-    #[test]
-    fn a_file_that_is_written_all_the_time_is_busy() {
-        let error = settle(|| Ok(SystemTime::now())).expect_err("it is never a tick old");
-        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
-        settle(|| Ok(SystemTime::now() - TICK)).expect("it is a tick old");
+        let files = files(directory.path(), 1, 4000);
+        let file = fs::File::options().write(true).open(directory.path().join("0")).expect("it is there");
+        files.note_busy(0, true);
+        // Whoever waited would find it each time; a look takes a tick only on a machine that is very busy.
+        let found = (0..20).filter(|_| {
+            file.set_modified(SystemTime::now()).expect("utimes");
+            files.note_busy(0, true);
+            files.open(b"/0").is_ok()
+        });
+        assert!(found.count() < 20);
+        file.set_modified(SystemTime::now() - TICK).expect("utimes");
+        files.open(b"/0").expect("it is not written any more");
+        assert!(!files.is_busy(0, Instant::now()));
     }
 }

@@ -7,6 +7,7 @@ mod catalog;
 mod files;
 mod line;
 mod metrics;
+mod regular;
 mod simple;
 
 use std::path::{Path, PathBuf};

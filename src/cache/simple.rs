@@ -11,7 +11,7 @@ use std::{mem, thread};
 use parking_lot::{Mutex, RwLock};
 
 use super::catalog::{Catalog, Faults, LoadError};
-use super::files::open_regular;
+use super::regular::{LOOKS, open_regular};
 use crate::channel::OpenFile;
 
 /// A catalog whose files are opened when they are first asked for, and closed all at once.
@@ -60,7 +60,7 @@ impl SimpleCache {
             return rewound(file);
         }
         // Not under the lock: opening may take its time. Of two threads that open the same file the first wins.
-        let opened = open_regular(&catalog.path(entry))?;
+        let opened = open_regular(&catalog.path(entry), LOOKS)?;
         rewound(loaded.open.lock().entry(entry).or_insert(opened))
     }
 

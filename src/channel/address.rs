@@ -1,7 +1,7 @@
 //! Where the command socket is, and who may own it.
 
 use std::env;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,8 @@ pub(crate) struct BoundSocket {
 #[derive(Debug)]
 struct SocketFiles {
     path: PathBuf,
+    /// What was bound there.
+    id: FileId,
     /// Dropped after the socket is gone.
     _lock: LockFile,
 }
@@ -67,8 +69,11 @@ struct SocketFiles {
 #[derive(Debug)]
 struct LockFile {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
+
+/// Device and inode.
+type FileId = (u64, u64);
 
 impl BoundSocket {
     /// The socket that a service manager listens on for this process, or else [`Self::bind`].
@@ -93,15 +98,15 @@ impl BoundSocket {
         }
         let socket = SeqPacket::listen(path).map_err(io_error)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
+        let id = id(&fs::symlink_metadata(path).map_err(io_error)?);
         let path = path.to_owned();
-        Ok(Self { socket, path: path.clone(), _files: Some(SocketFiles { path, _lock: lock }) })
+        Ok(Self { socket, path: path.clone(), _files: Some(SocketFiles { path, id, _lock: lock }) })
     }
 }
 
 impl Drop for SocketFiles {
     fn drop(&mut self) {
-        // Nothing can be done about a file that somebody else removed already.
-        let _ = fs::remove_file(&self.path);
+        remove(&self.path, self.id);
     }
 }
 
@@ -111,13 +116,18 @@ impl LockFile {
         path.push(".lock");
         let path = PathBuf::from(path);
         let deadline = Instant::now() + DYING;
-        let mut taken = take_lock(&path);
+        // Somebody may have removed the lock file of a live owner.
+        let take = || -> io::Result<Option<Self>> {
+            let lock = take_lock(&path)?.map(|lock| Self { path: path.clone(), lock });
+            Ok(lock.filter(|_| !is_served(socket)))
+        };
+        let mut taken = take();
         while matches!(taken, Ok(None)) && Instant::now() < deadline {
             thread::sleep(DYING / 200);
-            taken = take_lock(&path);
+            taken = take();
         }
         match taken {
-            Ok(Some(lock)) => Ok(Self { path, _lock: lock }),
+            Ok(Some(lock)) => Ok(lock),
             Ok(None) => Err(BindError::InUse(socket.to_owned())),
             // The directory is missing, for the socket as for the lock.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(BindError::Io(socket.to_owned(), error)),
@@ -128,7 +138,30 @@ impl LockFile {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if let Ok(mine) = self.lock.metadata() {
+            remove(&self.path, id(&mine));
+        }
+    }
+}
+
+fn id(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Removes a file, unless another one is in its place: somebody removed it already, and a successor made that.
+fn remove(path: &Path, mine: FileId) {
+    if fs::symlink_metadata(path).is_ok_and(|now| id(&now) == mine) {
+        // Nothing can be done about a file that will not go.
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Whether a live process listens there, whoever has the lock.
+fn is_served(socket: &Path) -> bool {
+    match SeqPacket::connect(socket) {
+        Ok(_) => true,
+        // Its queue is full; it is a socket of another type.
+        Err(error) => matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EPROTOTYPE)),
     }
 }
 
@@ -149,7 +182,7 @@ fn take_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
             Err((_, errno)) => return Err(errno.into()),
         };
         let mine = lock.metadata()?;
-        if fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (mine.dev(), mine.ino())) {
+        if fs::metadata(path).is_ok_and(|now| id(&now) == id(&mine)) {
             return Ok(Some(lock));
         }
     }

@@ -88,6 +88,30 @@ fn a_socket_that_cannot_be_had() {
     assert_eq!(fs::read(file).expect("it is still there"), b"not a socket");
 }
 
+/// Whoever tidies up may take the lock file of a live daemon, or the socket with it.
+#[test]
+fn a_daemon_that_lost_its_lock_keeps_its_socket_and_leaves_its_successor_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    crate::fixture::write_locals(directory.path(), &files(&[1]));
+    let command = || crate::fixture::daemon_command(Command::new(program("simplecached")), directory.path());
+    let [socket, lock] = ["socket", "socket.lock"].map(|name| directory.path().join(name));
+    let mut first = Program::start(&mut command());
+    first.until("listens", |_| is_seqpacket_listener(&socket));
+
+    fs::remove_file(&lock).expect("the lock file");
+    fails(&mut command(), &["another simplecached serves this socket"]);
+    assert!(is_seqpacket_listener(&socket));
+    assert!(!lock.exists());
+
+    fs::remove_file(&socket).expect("the socket");
+    let mut second = Program::start(&mut command());
+    second.until("listens", |_| is_seqpacket_listener(&socket));
+    assert_eq!(first.stop().status.code(), Some(0));
+    assert!(is_seqpacket_listener(&socket) && lock.exists());
+    assert_eq!(second.stop().status.code(), Some(0));
+    assert!(!socket.exists() && !lock.exists());
+}
+
 /// The reason is in the log of the request, and where waiting does not help also in that of the start.
 #[test]
 fn a_cache_daemon_that_cannot_be_reached() {

@@ -33,9 +33,9 @@ const TICK_MS: u16 = 250;
 /// How long accepting rests when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const LISTENER: u64 = STOP + 1;
-/// A number is either a newcomer's, its session's afterwards, or none's; these two begin the count.
-const FIRST_ID: u64 = LISTENER + 1;
+const LISTENER: u64 = u64::MAX;
+/// A number is either a newcomer's, its session's afterwards, or none's.
+const FIRST_ID: u64 = STOP + 1;
 
 /// A connection that has not said HELLO yet.
 struct Newcomer {
