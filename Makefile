@@ -6,6 +6,9 @@
 # make headers    include/gfproxy.h and include/shm_channel.h anew, after a change in src/ffi
 # make check      rustfmt, clippy, and whether the committed headers are what cbindgen makes
 # make bench      gfproxy against its own limit, nginx and Varnish; with KIT=DIR the provided gfserver too, QUICK=1 in 2 minutes
+# make models     loom's models of the channel (part of make test)
+# make bench-channel  the bare channel against a futex and memcpy (part of make bench)
+# make deps       installs what make test needs (deps-build, deps-demo, deps-bench: what those need)
 # make clean      removes what the others made, but for what was installed
 # make help       this text
 MAKEFLAGS += --no-builtin-rules
@@ -28,7 +31,7 @@ $(foreach object,gfserver.o gfserver_noasan.o,$(if $(wildcard $(KIT)/$(object)),
     $(error KIT=DIR wants the directory that holds gfserver.o and gfserver_noasan.o: there is no $(KIT)/$(object))))
 endif
 
-STRICT  := -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -Iinclude -MMD -MP
+STRICT  := -std=gnu11 -Wall -Wextra -Werror -Iinclude -MMD -MP
 ASAN    := -fsanitize=address -fno-omit-frame-pointer
 LIBS     = $(shell pkg-config --libs libcurl) -lpthread -ldl -lm -lrt
 LIB     := $(BUILD)/libgfproxy.a

@@ -4,6 +4,7 @@
  * the answers in memory, ready with their headers. No deadline, no request in two pieces, no handler; and no wait for the
  * client to hang up, so that an answer can be lost to a reset.
  */
+#define _GNU_SOURCE /* accept4 */
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>

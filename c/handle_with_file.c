@@ -1,4 +1,5 @@
 /* fileserver: how the gfserver library is used, in one handler that serves the files of a directory. */
+#define _GNU_SOURCE /* O_PATH */
 #include <sys/socket.h>
 
 #include "gfserver.h"

@@ -1,4 +1,5 @@
 /* The command line, see options.h. */
+#define _GNU_SOURCE /* program_invocation_short_name */
 #include "options.h"
 
 #include <ctype.h>

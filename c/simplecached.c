@@ -16,7 +16,7 @@ int main(int argc, char **argv) {
         {'t', "nthreads", "worker threads", NUMBER(&options.threads, 1, 100)},
         {'d', "delay", "microseconds by which each lookup is delayed", NUMBER(&options.delay_us, 0, 2500000)},
         {'S', "socket", "command socket to listen on " DEFAULT_SOCKET, SOCKET_PATH(&options.socket)},
-        {0, "metrics", "serve Prometheus metrics on this address", ADDRESS(&options.metrics)},
+        {0, "metrics", "serve Prometheus metrics on this address, port 0: any free one", ADDRESS(&options.metrics)},
         {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&options.verbosity)},
         {'V', "version", "print the version", VERSION},
         {'h', "help", "print this text", HELP},

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -74,12 +75,22 @@ static void raise_descriptor_limit(void) {
     }
 }
 
+/* A password is for nobody to see. */
+static void refuse_origin(const char *origin, const char *reason) {
+    const char *user = strstr(origin, "//"), *end = strrchr(origin, '@');
+
+    user = user == NULL ? origin : user + strlen("//");
+    if (end == NULL || end < user)
+        options_refuse("-s (--server): '%s' is no origin: %s", origin, reason);
+    options_refuse("-s (--server): '%.*s***%s' is no origin: %s", (int)(user - origin), origin, end, reason);
+}
+
 /* What is wrong with options that each are in range by themselves. */
 static void check(const gfproxy_options_t *options) {
     char reason[256];
 
     if (options->origin != NULL && gfproxy_check_origin(options->origin, reason, sizeof reason) != 0)
-        options_refuse("-s (--server): '%s' is no origin: %s", options->origin, reason);
+        refuse_origin(options->origin, reason);
     if ((uint64_t)options->segments * options->segment_size > GFPROXY_MAX_SHARED_SIZE)
         options_refuse("-n (--segment-count) %u times -z (--segment-size) %u is more than %llu bytes", options->segments,
                        options->segment_size, (unsigned long long)GFPROXY_MAX_SHARED_SIZE);
@@ -102,11 +113,11 @@ int main(int argc, char **argv) {
         {'z', "segment-size", "bytes in a segment",
          NUMBER(&options.segment_size, GFPROXY_MIN_SEGMENT_SIZE, GFPROXY_MAX_SEGMENT_SIZE), .given = &cache},
         {'S', "socket", "command socket of simplecached " DEFAULT_SOCKET, SOCKET_PATH(&options.socket), .given = &cache},
-        {0, "cache-wait-ms", "how long a request waits for an absent simplecached",
+        {0, "cache-wait-ms", "milliseconds that a request waits for an absent simplecached",
          NUMBER(&options.cache_wait_ms, 0, UINT32_MAX)},
-        {0, "stall-ms", "drop a client that does not read for so long", NUMBER(&options.stall_ms, 1, UINT32_MAX)},
-        {0, "drain-ms", "on SIGTERM, let transfers run for so long", NUMBER(&drain_ms, 0, UINT32_MAX)},
-        {0, "metrics", "serve Prometheus metrics on this address", ADDRESS(&options.metrics)},
+        {0, "stall-ms", "drop a client that does not read for so many milliseconds", NUMBER(&options.stall_ms, 1, UINT32_MAX)},
+        {0, "drain-ms", "on SIGTERM, let transfers run for so many milliseconds", NUMBER(&drain_ms, 0, UINT32_MAX)},
+        {0, "metrics", "serve Prometheus metrics on this address, port 0: any free one", ADDRESS(&options.metrics)},
         {'v', "verbose", "log more: -v info, -vv debug, -vvv trace", COUNT(&options.verbosity)},
         {'V', "version", "print the version", VERSION},
         {'h', "help", "print this text", HELP},

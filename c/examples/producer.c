@@ -3,6 +3,7 @@
  *     producer SOCKET DIRECTORY
  *
  * Says "ready" once it serves; SIGTERM and SIGINT end it. See consumer.c for the other side. */
+#define _GNU_SOURCE /* O_PATH */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>

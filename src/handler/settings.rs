@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::channel::{ClientConfig, Layout, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE};
-use crate::origin::check_base;
+use crate::origin::{check_base, shown};
 
 /// The longest path of a Unix socket, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
@@ -56,7 +56,8 @@ impl Settings {
     /// The defaults, but for what `GFPROXY_ORIGIN`, `GFPROXY_SOCKET`, `GFPROXY_SEGMENTS`, `GFPROXY_SEGMENT_SIZE`,
     /// `GFPROXY_CACHE_WAIT_MS`, `GFPROXY_STALL_MS` and `GFPROXY_METRICS` say.
     pub(crate) fn from_environment() -> Result<Self, SettingsError> {
-        let origin = text("GFPROXY_ORIGIN", check_base)?;
+        let origin = text("GFPROXY_ORIGIN", check_base)
+            .map_err(|error| SettingsError { value: shown(&error.value), ..error })?;
         let metrics = text("GFPROXY_METRICS", |address| {
             let port =
                 address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());

@@ -38,7 +38,7 @@ pub enum OriginError {
     /// The base URL cannot be used.
     #[error("the origin {url:?} cannot be used: {reason}")]
     Base {
-        /// As it was given.
+        /// As it was given, but for a user name and a password.
         url: String,
         /// What is wrong with it.
         reason: String,
@@ -73,6 +73,15 @@ pub struct Origin {
     flights: Flights,
 }
 
+/// What may be told of a URL that cannot be used: all but a user name and a password.
+pub(crate) fn shown(url: &str) -> String {
+    let begin = url.find("//").map_or(0, |at| at + 2);
+    match url.rfind('@') {
+        Some(end) if end >= begin => format!("{}***{}", &url[..begin], &url[end..]),
+        _ => url.to_owned(),
+    }
+}
+
 /// Whether an origin can have this base URL, or why not.
 pub(crate) fn check_base(url: &str) -> Result<(), String> {
     Base::parse(url).map(drop)
@@ -81,7 +90,7 @@ pub(crate) fn check_base(url: &str) -> Result<(), String> {
 impl Origin {
     /// An origin whose files lie below `base`, an http or https URL.
     pub fn new(base: &str, config: Config) -> Result<Self, OriginError> {
-        let base = Base::parse(base).map_err(|reason| OriginError::Base { url: base.to_owned(), reason })?;
+        let base = Base::parse(base).map_err(|reason| OriginError::Base { url: shown(base), reason })?;
         let options = Options {
             user_agent: CString::new(concat!("gfproxy/", env!("CARGO_PKG_VERSION"))).expect("no NUL"),
             connect_timeout: config.connect_timeout,

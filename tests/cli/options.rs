@@ -145,6 +145,11 @@ fn an_origin_that_is_no_url() {
         assert!(ended.stderr.starts_with(&begin) && ended.stderr.len() > begin.len() + 5, "{ended:?}");
         assert_eq!((ended.status.code(), ended.stderr.lines().count()), (Some(2), 1), "{ended:?}");
     }
+    // Standard error often goes to a log.
+    for (origin, shown) in [("http://me:secret@host/?b", "http://***@host/?b"), ("me:secret@host:x", "***@host:x")] {
+        let ended = run("webproxy", &["-p", "0", "-s", origin]);
+        assert!(ended.stderr.starts_with(&format!("webproxy: -s (--server): '{shown}' is no origin: ")), "{ended:?}");
+    }
 }
 
 #[test]
@@ -182,10 +187,10 @@ fn help_names_every_option_with_default_and_range() {
         "  -z, --segment-size N     bytes in a segment [1048576; 824 to 67108864]",
         "  -S, --socket PATH        command socket of simplecached \
          [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",
-        "      --cache-wait-ms N    how long a request waits for an absent simplecached [10000; 0 to 4294967295]",
-        "      --stall-ms N         drop a client that does not read for so long [30000; 1 to 4294967295]",
-        "      --drain-ms N         on SIGTERM, let transfers run for so long [5000; 0 to 4294967295]",
-        "      --metrics HOST:PORT  serve Prometheus metrics on this address",
+        "      --cache-wait-ms N    milliseconds that a request waits for an absent simplecached [10000; 0 to 4294967295]",
+        "      --stall-ms N         drop a client that does not read for so many milliseconds [30000; 1 to 4294967295]",
+        "      --drain-ms N         on SIGTERM, let transfers run for so many milliseconds [5000; 0 to 4294967295]",
+        "      --metrics HOST:PORT  serve Prometheus metrics on this address, port 0: any free one",
         "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
         "  -V, --version            print the version",
         "  -h, --help               print this text",
@@ -196,7 +201,7 @@ fn help_names_every_option_with_default_and_range() {
         "  -d, --delay N            microseconds by which each lookup is delayed [0; 0 to 2500000]",
         "  -S, --socket PATH        command socket to listen on \
          [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",
-        "      --metrics HOST:PORT  serve Prometheus metrics on this address",
+        "      --metrics HOST:PORT  serve Prometheus metrics on this address, port 0: any free one",
         "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
         "  -V, --version            print the version",
         "  -h, --help               print this text",

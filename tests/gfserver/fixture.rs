@@ -27,7 +27,7 @@ fn program() -> &'static Path {
         let libraries = Command::new("pkg-config").args(["--libs", "libcurl"]).output().expect("pkg-config");
         let libraries = String::from_utf8(libraries.stdout).expect("UTF-8");
         let status = Command::new("gcc")
-            .args(["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-I"])
+            .args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-I"])
             .arg(root.join("include"))
             .arg("-o")
             .arg(&program)
