@@ -77,9 +77,10 @@ static void raise_descriptor_limit(void) {
 
 /* A password is for nobody to see. */
 static void refuse_origin(const char *origin, const char *reason) {
-    const char *user = strstr(origin, "//"), *end = strrchr(origin, '@');
+    const char *user = strchr(origin, ':'), *end = strrchr(origin, '@');
 
-    user = user == NULL ? origin : user + strlen("//");
+    /* A "//" elsewhere may be in the password. */
+    user = user != NULL && strncmp(user, "://", 3) == 0 ? user + 3 : origin;
     if (end == NULL || end < user)
         options_refuse("-s (--server): '%s' is no origin: %s", origin, reason);
     options_refuse("-s (--server): '%.*s***%s' is no origin: %s", (int)(user - origin), origin, end, reason);

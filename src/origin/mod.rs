@@ -75,7 +75,8 @@ pub struct Origin {
 
 /// What may be told of a URL that cannot be used: all but a user name and a password.
 pub(crate) fn shown(url: &str) -> String {
-    let begin = url.find("//").map_or(0, |at| at + 2);
+    // A "//" elsewhere may be in the password.
+    let begin = url.find(':').filter(|&at| url[at..].starts_with("://")).map_or(0, |at| at + 3);
     match url.rfind('@') {
         Some(end) if end >= begin => format!("{}***{}", &url[..begin], &url[end..]),
         _ => url.to_owned(),

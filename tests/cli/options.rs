@@ -146,9 +146,14 @@ fn an_origin_that_is_no_url() {
         assert_eq!((ended.status.code(), ended.stderr.lines().count()), (Some(2), 1), "{ended:?}");
     }
     // Standard error often goes to a log.
-    for (origin, shown) in [("http://me:secret@host/?b", "http://***@host/?b"), ("me:secret@host:x", "***@host:x")] {
+    for (origin, shown) in [
+        ("http://me:secret@host/?b", "http://***@host/?b"),
+        ("me:secret@host:x", "***@host:x"),
+        ("me:secret//x@host:x", "***@host:x"),
+    ] {
         let ended = run("webproxy", &["-p", "0", "-s", origin]);
         assert!(ended.stderr.starts_with(&format!("webproxy: -s (--server): '{shown}' is no origin: ")), "{ended:?}");
+        assert!(!ended.stderr.contains("secret"), "{ended:?}");
     }
 }
 
