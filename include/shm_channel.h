@@ -118,7 +118,8 @@ typedef struct shm_channel_transfer_t shm_channel_transfer_t;
  *
  * Returns a descriptor of a regular file, or a negative errno: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP
  * and -ENAMETOOLONG the client sees SHM_CHANNEL_NOT_FOUND, for any other SHM_CHANNEL_UNREADABLE, as for a descriptor of
- * anything but a regular file.
+ * anything but a regular file, or of one that is written all the time. A file that was written within the last 10 ms (2 s
+ * if its time is of whole seconds) keeps the thread until that time is over, so that a later write shows.
  *
  * Ownership: the descriptor is the server's from then on, and closed by it. The key is valid until the return.
  *

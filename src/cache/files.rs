@@ -12,8 +12,8 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::catalog::Catalog;
-use super::regular::{LOOKS, open_regular};
-use crate::channel::{HOLDS_FOR, OpenFile, StoreError, Validator};
+use super::regular::open_regular;
+use crate::channel::{HOLDS_FOR, LOOKS, OpenFile, StoreError, Validator};
 
 /// For so long an open descriptor is used without a look at whether its path leads to another file by now, unless the
 /// file has no name any more. Clients that see for themselves that the file is unchanged do so for some time more.

@@ -11,8 +11,8 @@ use std::{mem, thread};
 use parking_lot::{Mutex, RwLock};
 
 use super::catalog::{Catalog, Faults, LoadError};
-use super::regular::{LOOKS, open_regular};
-use crate::channel::OpenFile;
+use super::regular::open_regular;
+use crate::channel::{LOOKS, OpenFile};
 
 /// A catalog whose files are opened when they are first asked for, and closed all at once.
 #[derive(Default)]

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -18,6 +19,9 @@ use super::layout::Validator;
 
 /// The time stamps of files stand still for so long at most: a clock tick, on kernels that have nothing finer.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// How often a file is looked at, as a rule, before it counts as written all the time.
+pub(crate) const LOOKS: u32 = 10;
 
 /// For so long a segment counts as holding what was read into it. After a change that leaves size and modification time as
 /// they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
@@ -67,14 +71,21 @@ pub struct OpenFile {
 }
 
 impl OpenFile {
-    /// Notes the file's state. Anything but a regular file is refused.
+    /// Notes the file's state, in which a write from now on shows: it waits until the last write is a clock tick ago
+    /// (10 ms; 2 s if its time is of whole seconds, as on file systems that know no others). Anything but a regular file is
+    /// refused, and one that is written all the time is [`io::ErrorKind::ResourceBusy`].
     pub fn new(file: File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        Self::after(file, LOOKS)
+    }
+
+    /// As [`OpenFile::new`], with so many looks at most.
+    pub(crate) fn after(file: File, looks: u32) -> io::Result<Self> {
+        if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
+        let validator = settle(looks, || file.metadata().map(|now| Validator::of(&now)))?;
         OPEN.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { file, validator: Validator::of(&metadata) })
+        Ok(Self { file, validator })
     }
 
     /// How many there are in this process, each a descriptor.
@@ -121,6 +132,21 @@ impl OpenFile {
     }
 }
 
+/// A file's state whose time is a tick old, waited for over so many looks; over two at most where a tick is long.
+fn settle(looks: u32, state: impl Fn() -> io::Result<Validator>) -> io::Result<Validator> {
+    for look in 1.. {
+        let (state, now) = (state()?, SystemTime::now());
+        let looks = if state.tick() > TICK { looks.min(2) } else { looks };
+        match now.duration_since(state.modified()).map(|age| state.tick().saturating_sub(age)) {
+            Ok(left) if !left.is_zero() && look >= looks => break,
+            Ok(left) if !left.is_zero() => thread::sleep(left),
+            // Old enough, or in the future, which says nothing about when it was written.
+            _ => return Ok(state),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "is being written all the time"))
+}
+
 impl Drop for OpenFile {
     fn drop(&mut self) {
         OPEN.fetch_sub(1, Ordering::Relaxed);
@@ -142,11 +168,47 @@ impl Validator {
         }
     }
 
-    /// Whether the last write was at least a tick before `then`, so that each later one changes the time. A time of whole
-    /// seconds may be of a file system that knows no others, or only even ones.
+    /// Whether the last write was at least a tick before `then`, so that each later one changes the time.
     pub(crate) fn is_settled(&self, then: SystemTime) -> bool {
-        let modified = UNIX_EPOCH + Duration::from_nanos(self.modified_ns);
-        let tick = if self.modified_ns.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { TICK };
-        then.duration_since(modified).is_ok_and(|age| age >= tick)
+        then.duration_since(self.modified()).is_ok_and(|age| age >= self.tick())
+    }
+
+    /// When the file was last written.
+    pub(crate) fn modified(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(self.modified_ns)
+    }
+
+    /// For so long the time may stand still. One of whole seconds may be of a file system that knows no others, or only
+    /// even ones.
+    fn tick(&self) -> Duration {
+        if self.modified_ns.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { TICK }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn modified(at: SystemTime) -> Validator {
+        let since = at.duration_since(UNIX_EPOCH).expect("after 1970");
+        Validator { device: 1, inode: 1, len: 1, modified_ns: since.as_nanos() as u64 }
+    }
+
+    #[test]
+    fn a_file_that_is_written_all_the_time_is_busy() {
+        let looks = Cell::new(0);
+        let written_now = || {
+            looks.set(looks.get() + 1);
+            Ok(modified(SystemTime::now()))
+        };
+        let error = settle(LOOKS, written_now).expect_err("it is never a tick old");
+        assert_eq!((error.kind(), looks.get()), (io::ErrorKind::ResourceBusy, LOOKS));
+        settle(1, || Ok(modified(SystemTime::now() - TICK))).expect("it is a tick old");
+        let whole_second =
+            || UNIX_EPOCH + Duration::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
+        settle(1, || Ok(modified(whole_second()))).expect_err("written within two seconds");
+        settle(1, || Ok(modified(whole_second() - Duration::from_secs(2)))).expect("not within two seconds");
     }
 }

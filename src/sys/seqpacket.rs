@@ -12,8 +12,12 @@ use nix::sys::socket::{
     self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sockopt,
 };
 
-/// The most descriptors that a peer may send with one datagram before it is refused. One is what the protocol asks for.
-const MAX_DESCRIPTORS: usize = 4;
+/// The most descriptors that come with one datagram (the kernel's SCM_MAX_FD). The protocol asks for one; but those that find no room the
+/// kernel closes as they are received, which may take as long as the peer likes.
+const MAX_DESCRIPTORS: usize = 253;
+/// The bytes of their control message.
+// SAFETY: CMSG_SPACE only computes a number.
+const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as u32) } as usize;
 
 /// One end of a connection, or a listening socket. Non-blocking and close-on-exec.
 #[derive(Debug)]
@@ -30,15 +34,24 @@ pub(crate) struct Received {
     pub(crate) truncated: bool,
 }
 
+impl Received {
+    /// Whether it is the end of the connection (or as empty as that).
+    pub(crate) fn is_end(&self) -> bool {
+        self.len == 0 && self.descriptors.is_empty()
+    }
+
+    /// Whether it is a whole datagram without descriptors.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.truncated && self.descriptors.is_empty()
+    }
+}
+
 /// Room for the control message of [`MAX_DESCRIPTORS`] descriptors, aligned as a cmsghdr must be.
 #[repr(C)]
 union ControlBuffer {
     _align: libc::cmsghdr,
-    bytes: [u8; 64],
+    bytes: [MaybeUninit<u8>; CONTROL_LEN],
 }
-
-// SAFETY: CMSG_SPACE only computes a number.
-const _: () = assert!(unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as u32) } as usize <= 64);
 
 fn new_socket() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -140,16 +153,10 @@ impl SeqPacket {
         failed != 0 || unread > 0
     }
 
-    /// Receives one datagram without descriptors: those that come all the same are closed by the kernel. 0 bytes are the
-    /// end of the connection; a datagram that is longer than the buffer is reported by its true length.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(socket::recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)?)
-    }
-
     /// Receives one datagram and the descriptors with it, all of which are owned by the answer.
-    pub(crate) fn receive_with_descriptors(&self, buffer: &mut [u8]) -> io::Result<Received> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        let mut control = ControlBuffer { bytes: [0; 64] };
+        let mut control = ControlBuffer { bytes: [MaybeUninit::uninit(); CONTROL_LEN] };
         // SAFETY: msghdr is plain data for which zeros are valid.
         let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
         message.msg_iov = &raw mut iov;

@@ -1,6 +1,8 @@
 //! Proxies that break the protocol in every way: the daemon drops them, says so once, and serves the others.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process;
@@ -14,6 +16,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, SealFlag, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt::Linger};
 
 use crate::channel::Honest;
 use crate::library::Library;
@@ -314,6 +318,76 @@ fn idle_connections_do_not_keep_others_out() {
     }
     assert!(peer.send(&get(0, FIRST_SEQUENCE, 0, b"/1")).is_ok());
     assert!(scene.complaints() <= 100, "a flood of connections is no flood of lines: {}", scene.complaints());
+    scene.end();
+}
+
+/// A socket whose last close takes an hour, unless its other end, which comes with it, is closed before.
+fn slow_to_close() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let mut slow = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
+    let (other, _) = listener.accept().expect("accept");
+    slow.set_nonblocking(true).expect("O_NONBLOCK");
+    while slow.write(&[0; 1 << 16]).is_ok() {}
+    slow.set_nonblocking(false).expect("O_NONBLOCK");
+    setsockopt(&slow, Linger, &libc::linger { l_onoff: 1, l_linger: 3600 }).expect("SO_LINGER");
+    (slow, other)
+}
+
+#[test]
+fn a_descriptor_whose_close_takes_long_keeps_nobody_waiting() {
+    let scene = Scene::new();
+    let (hello, request) = (hello((1, 1), SIZES), get(0, FIRST_SEQUENCE, 0, b"/1"));
+    let (mut others, mut peers) = (Vec::new(), Vec::new());
+    let mut send_slow = |peer: &Peer, datagram: &[u8]| {
+        let (slow, other) = slow_to_close();
+        peer.send_with(datagram, &[slow.as_raw_fd()]).expect("send");
+        others.push(other);
+    };
+    // While the daemon reads nothing, so that it will be the last to have them.
+    scene.daemon.freeze();
+    // In place of the area, and in a datagram that is none.
+    for datagram in [&hello[..], b""] {
+        let peer = scene.connect();
+        send_slow(&peer, datagram);
+        peers.push(peer);
+    }
+    // In requests; behind one that ends the session, and is not received any more.
+    for first in [&request[..], b"garbage"] {
+        for _ in 0..4 {
+            let (area, peer) = (Area::new(SIZES), scene.connect());
+            peer.send_with(&hello, &[area.file.as_raw_fd()]).expect("HELLO");
+            if first != request {
+                peer.send(first).expect("send");
+            }
+            send_slow(&peer, &request);
+            peers.push(peer);
+        }
+    }
+    scene.daemon.signal(Signal::SIGCONT);
+    let mut fresh = Proxy::start(&scene.library, "fresh");
+    fresh.fetches(10);
+    scene.end();
+}
+
+#[test]
+fn a_flood_of_connections_drops_nobody_elses() {
+    let scene = Scene::new();
+    let connections = || {
+        let table = fs::read_to_string("/proc/net/unix").expect("the kernel's table");
+        let path = scene.library.socket();
+        table.lines().filter(|line| line.ends_with(path.to_str().expect("UTF-8"))).count()
+    };
+    // All of these wait for the daemon, the other process's connection and its HELLO before the flood.
+    scene.daemon.freeze();
+    let before = connections();
+    let mut fresh = Proxy::start(&scene.library, "fresh");
+    crate::pair::until("a connection", || (connections() > before).then_some(()));
+    let flood: Vec<_> = (0..120).map(|_| scene.connect()).collect();
+    scene.daemon.signal(Signal::SIGCONT);
+    fresh.fetches(10);
+    let its = format!("pid {} dropped", fresh.program.pid());
+    assert!(!scene.daemon.stderr_so_far().contains(&its), "{}", scene.daemon.stderr_so_far());
+    drop(flood);
     scene.end();
 }
 

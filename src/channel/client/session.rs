@@ -104,8 +104,9 @@ impl Greeted {
         let refused = |what: &str| ConnectError::Refused(format!("pid {pid} {what}"));
         let mut buffer = [0; 512];
         let reply = match socket.receive(&mut buffer) {
-            Ok(0) => return Err(refused("hung up on HELLO")),
-            Ok(len) => buffer.get(..len).and_then(|reply| HelloReply::decode(reply).ok()),
+            Ok(received) if received.is_end() => return Err(refused("hung up on HELLO")),
+            Ok(received) if received.is_plain() => HelloReply::decode(&buffer[..received.len]).ok(),
+            Ok(_) => None,
             Err(error) => return Err(ConnectError::Absent(error)),
         };
         let features = match reply {
@@ -156,11 +157,11 @@ impl Session {
     /// Takes in what the daemon has sent, if it has sent anything. False once it has hung up.
     pub(crate) fn hear(&self) -> Result<bool, Violation> {
         let mut buffer = [0; 64];
-        let received = match self.socket.receive_with_descriptors(&mut buffer) {
+        let received = match self.socket.receive(&mut buffer) {
             Ok(received) => received,
             Err(error) => return Ok(error.kind() == ErrorKind::WouldBlock),
         };
-        if received.len == 0 {
+        if received.is_end() {
             return Ok(false);
         }
         let witness = buffer.get(..received.len).and_then(|datagram| Witness::decode(datagram).ok());

@@ -1,5 +1,6 @@
 //! The boss: accepts proxies, shakes hands with them, sees their processes die.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,23 +12,24 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::geteuid;
 
+use super::peer::Peer;
 use super::session::Session;
 use super::{STOP, Shared, worker};
 use crate::channel::address::BoundSocket;
 use crate::channel::arena::Arena;
 use crate::channel::layout::Layout;
 use crate::channel::wire::{Hello, HelloReply, VERSION};
-use crate::sys::seqpacket::SeqPacket;
+use crate::sys::seqpacket::Received;
 
 /// How long a proxy may take from connect to HELLO.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
-/// The most connections that have not said HELLO; beyond it the oldest goes.
+/// The most connections that have not said HELLO.
 const MAX_NEWCOMERS: usize = 64;
 /// How long a parked transfer's file is held for it.
 const PARKED_LIMIT: Duration = Duration::from_secs(60);
 /// So many connections are accepted before the boss looks for other events: enough to keep the kernel's queue of waiting
-/// connections short, so that a flood of some does not keep others out.
-const ACCEPT_BURST: usize = 64;
+/// connections short, and fewer than newcomers, so that each has a look at it before a flood could drop it.
+const ACCEPT_BURST: usize = 32;
 /// How often the boss looks for what is overdue, while there is anybody.
 const TICK_MS: u16 = 250;
 /// How long accepting rests when descriptors have run out.
@@ -39,7 +41,7 @@ const FIRST_ID: u64 = STOP + 1;
 
 /// A connection that has not said HELLO yet.
 struct Newcomer {
-    socket: SeqPacket,
+    socket: Peer,
     pid: i32,
     since: Instant,
 }
@@ -82,18 +84,19 @@ impl Boss {
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return warn!("epoll_wait: {errno}"),
             };
+            let mut has_waiting = false;
             for event in &events[..ready] {
                 match event.data() {
                     STOP => return,
-                    LISTENER => {
-                        for _ in 0..ACCEPT_BURST {
-                            if !self.accept() {
-                                break;
-                            }
-                        }
-                    }
+                    LISTENER => has_waiting = true,
                     id if self.newcomers.contains_key(&id) => self.greet(id),
                     id => self.bury(id),
+                }
+            }
+            // After those that have said HELLO: they are no newcomers any more, of which too many are dropped.
+            for _ in 0..ACCEPT_BURST {
+                if !has_waiting || !self.accept() {
+                    break;
                 }
             }
             self.tidy();
@@ -103,7 +106,7 @@ impl Boss {
     /// Takes one waiting connection. False if there is none, or none can be taken.
     fn accept(&mut self) -> bool {
         let socket = match self.bound.socket.accept() {
-            Ok(socket) => socket,
+            Ok(socket) => Peer::new(socket, Arc::clone(&self.shared.closers)),
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {
                     warn!("cannot accept a proxy: {error}");
@@ -124,15 +127,16 @@ impl Boss {
         true
     }
 
-    /// Waits for the HELLO of a new connection; where too many have not said it yet, the oldest goes.
-    fn admit(&mut self, socket: SeqPacket, pid: i32) {
-        if self.newcomers.len() >= MAX_NEWCOMERS {
-            let oldest = self.newcomers.iter().min_by_key(|(_, n)| n.since).map(|(&id, _)| id);
-            if let Some(newcomer) = oldest.and_then(|id| self.newcomers.remove(&id)) {
-                let pid = newcomer.pid;
-                let what = format_args!("pid {pid} dropped: {MAX_NEWCOMERS} others connected before it said HELLO");
-                self.shared.complaints.tell(pid, what);
-            }
+    /// Waits for the HELLO of a new connection; where too many have not said it yet, one goes.
+    fn admit(&mut self, socket: Peer, pid: i32) {
+        if self.newcomers.len() >= MAX_NEWCOMERS
+            && let Some(newcomer) = self.least_welcome().and_then(|id| self.newcomers.remove(&id))
+        {
+            // Its close may take its time.
+            let _ = self.events.delete(newcomer.socket.as_fd());
+            let pid = newcomer.pid;
+            let what = format_args!("pid {pid} dropped: {MAX_NEWCOMERS} others connected before it said HELLO");
+            self.shared.complaints.tell(pid, what);
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -145,7 +149,17 @@ impl Boss {
         }
     }
 
-    fn refuse(&self, socket: &SeqPacket, pid: i32, reason: &str) {
+    /// The oldest of the process that has the most: a flood keeps out none but itself.
+    fn least_welcome(&self) -> Option<u64> {
+        let mut counts: HashMap<i32, usize> = HashMap::new();
+        for newcomer in self.newcomers.values() {
+            *counts.entry(newcomer.pid).or_default() += 1;
+        }
+        let rank = |newcomer: &Newcomer| (counts[&newcomer.pid], Reverse(newcomer.since));
+        self.newcomers.iter().max_by_key(|(_, newcomer)| rank(newcomer)).map(|(&id, _)| id)
+    }
+
+    fn refuse(&self, socket: &Peer, pid: i32, reason: &str) {
         self.shared.complaints.tell(pid, format_args!("pid {pid} refused: {reason}"));
         // A peer that does not take its refusal just sees the end of the connection.
         let _ = socket.send(&HelloReply::Refused(reason.to_owned()).encode(), None);
@@ -203,6 +217,7 @@ impl Boss {
         self.newcomers.retain(|_, newcomer| {
             let in_time = now.duration_since(newcomer.since) < HELLO_LIMIT;
             if !in_time {
+                let _ = self.events.delete(newcomer.socket.as_fd());
                 let (pid, limit) = (newcomer.pid, HELLO_LIMIT.as_secs());
                 complaints.tell(pid, format_args!("pid {pid} dropped: no HELLO within {limit} s"));
             }
@@ -228,20 +243,28 @@ impl Boss {
 }
 
 /// The memory that a HELLO brings, and which of `features` it knows; None if there is no HELLO yet; else why the proxy is refused.
-fn read_hello(socket: &SeqPacket, features: u64) -> Result<Option<(Arena, u64)>, String> {
+fn read_hello(socket: &Peer, features: u64) -> Result<Option<(Arena, u64)>, String> {
     let mut buffer = [0; 128];
-    let received = match socket.receive_with_descriptors(&mut buffer) {
+    let received = match socket.receive(&mut buffer) {
         Ok(received) => received,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    if received.len == 0 {
+    let checked = check_hello(&buffer[..received.len], &received, features);
+    if checked.is_err() {
+        socket.discard(received.descriptors);
+    }
+    checked.map(Some)
+}
+
+fn check_hello(datagram: &[u8], received: &Received, features: u64) -> Result<(Arena, u64), String> {
+    if received.is_end() {
         return Err("it left before HELLO".to_owned());
     }
     if received.truncated {
-        return Err("its HELLO is too long or brings too many descriptors".to_owned());
+        return Err("its HELLO is too long".to_owned());
     }
-    let hello = Hello::decode(&buffer[..received.len]).map_err(|e| e.to_string())?;
+    let hello = Hello::decode(datagram).map_err(|e| e.to_string())?;
     if !(hello.min_version..=hello.max_version).contains(&VERSION) {
         return Err(format!(
             "it speaks versions {} to {}, this daemon {VERSION}",
@@ -253,5 +276,5 @@ fn read_hello(socket: &SeqPacket, features: u64) -> Result<Option<(Arena, u64)>,
         return Err(format!("its HELLO brings {} descriptors instead of one", received.descriptors.len()));
     };
     let arena = Arena::adopt(memory, layout).map_err(|e| e.to_string())?;
-    Ok(Some((arena, hello.features & features)))
+    Ok((arena, hello.features & features))
 }

@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::peer::Peer;
 use crate::channel::arena::Arena;
 use crate::channel::layout::Validator;
 use crate::channel::ring::{self, Area};
 use crate::channel::store::OpenFile;
 use crate::channel::wire::Witness;
-use crate::sys::seqpacket::SeqPacket;
 
 /// A file whose transfers stopped before its end. They go on with it, whatever the store says then.
 #[derive(Debug)]
@@ -50,11 +50,10 @@ impl Turns {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Session {
+pub(super) struct Session {
     pub(crate) id: u64,
     pub(crate) pid: i32,
-    pub(crate) socket: SeqPacket,
+    pub(super) socket: Peer,
     pub(crate) arena: Arena,
     /// For each segment, in private memory: a lease runs on its control words, and no second one may.
     leased: Box<[AtomicBool]>,
@@ -64,7 +63,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(id: u64, pid: i32, socket: SeqPacket, arena: Arena) -> Self {
+    pub(super) fn new(id: u64, pid: i32, socket: Peer, arena: Arena) -> Self {
         let leased = (0..arena.layout().segments).map(|_| AtomicBool::new(false)).collect();
         let turns = Mutex::new(Turns { serving: 0, armed: true });
         Self { id, pid, socket, arena, leased, parked: Mutex::default(), turns, ended: AtomicBool::new(false) }

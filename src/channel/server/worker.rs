@@ -31,7 +31,7 @@ pub(super) const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLL
 
 /// Serves until the server stops.
 pub(super) fn run(shared: &Shared) {
-    let mut buffer = vec![0; MAX_DATAGRAM + 1];
+    let mut buffer = vec![0; MAX_DATAGRAM];
     let mut events = [EpollEvent::empty()];
     loop {
         shared.idle.fetch_add(1, Ordering::Relaxed);
@@ -60,9 +60,9 @@ pub(super) fn run(shared: &Shared) {
 
 /// Reads one request of a session and serves it.
 fn take_turn(shared: &Shared, session: &Arc<Session>, buffer: &mut [u8]) {
-    let len = match session.socket.receive(buffer) {
-        Ok(0) => return shared.end_session(session, None),
-        Ok(len) => len,
+    let received = match session.socket.receive(buffer) {
+        Ok(received) if received.is_end() => return shared.end_session(session, None),
+        Ok(received) => received,
         // Another worker was faster.
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return arm(shared, session),
         Err(error) => return shared.end_session(session, Some(&error.to_string())),
@@ -70,10 +70,14 @@ fn take_turn(shared: &Shared, session: &Arc<Session>, buffer: &mut [u8]) {
     if session.begin_turn(shared.turns_per_session()) {
         arm(shared, session);
     }
-    let served = match buffer.get(..len).map(Get::decode) {
-        Some(Ok(get)) => serve(shared, session, &get).map_err(|violation| violation.to_string()),
-        Some(Err(malformed)) => Err(malformed.to_string()),
-        None => Err(format!("a datagram of {len} bytes")),
+    let served = if received.is_plain() {
+        match Get::decode(&buffer[..received.len]) {
+            Ok(get) => serve(shared, session, &get).map_err(|violation| violation.to_string()),
+            Err(malformed) => Err(malformed.to_string()),
+        }
+    } else {
+        session.socket.discard(received.descriptors);
+        Err("a request that is too long or brings descriptors".to_owned())
     };
     if let Err(reason) = served {
         shared.end_session(session, Some(&reason));
