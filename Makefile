@@ -57,12 +57,13 @@ $(BIN)/webproxy_noasan:     $(BUILD)/webproxy_noasan.o $(BUILD)/options_noasan.o
 $(BIN)/simplecached_noasan: $(BUILD)/simplecached_noasan.o $(BUILD)/options_noasan.o
 $(BIN)/fileserver:          $(BUILD)/handle_with_file_noasan.o $(BUILD)/options_noasan.o $(SERVER_NOASAN)
 $(BIN)/sendfile:            $(BUILD)/sendfile_noasan.o $(BUILD)/options_noasan.o $(SERVER_NOASAN)
+$(BIN)/relay:               $(BUILD)/relay_noasan.o $(BUILD)/options_noasan.o $(SERVER_NOASAN)
 $(BIN)/bare:                $(BUILD)/bare_noasan.o $(BUILD)/options_noasan.o
 
 $(addprefix $(BIN)/,webproxy simplecached): LINK := $(ASAN) -static-libasan
 
 # Objects before libraries: what an object does not define is then taken from the archive.
-$(addprefix $(BIN)/,$(C_PROGRAMS) sendfile bare): $(LIB) $(BUILD)/linked-with | $(BIN)
+$(addprefix $(BIN)/,$(C_PROGRAMS) sendfile relay bare): $(LIB) $(BUILD)/linked-with | $(BIN)
 	$(CC) -o $@ $(LINK) $(filter %.o,$^) $(LIB) $(LDFLAGS) $(LIBS)
 
 # Relinks when KIT, and with it an object of unknown age, is another than last time.
@@ -128,7 +129,7 @@ models: deps-build
 
 # Both gfservers meet in one run, so each has its own build.
 BENCH_BUILD  := $(BUILD)/bench
-BENCH_GOALS   = $(addprefix $(1)/,webproxy_noasan simplecached_noasan sendfile bare)
+BENCH_GOALS   = $(addprefix $(1)/,webproxy_noasan simplecached_noasan sendfile relay bare)
 bench: deps-bench
 	$(MAKE) KIT= BIN=$(BENCH_BUILD)/own BUILD=$(BENCH_BUILD)/own/obj $(call BENCH_GOALS,$(BENCH_BUILD)/own)
 	$(if $(KIT),$(MAKE) BIN=$(BENCH_BUILD)/kit BUILD=$(BENCH_BUILD)/kit/obj $(call BENCH_GOALS,$(BENCH_BUILD)/kit))

@@ -107,9 +107,18 @@ impl Place {
 
     /// webproxy as a relay to the origin.
     pub fn part1(&self, name: &str, build: &Build, origin: u16) -> Result<Server, String> {
+        self.relay(name, build, "webproxy_noasan", origin)
+    }
+
+    /// The same gfserver with a handler that is nothing but libcurl.
+    pub fn relay_bound(&self, name: &str, build: &Build, origin: u16) -> Result<Server, String> {
+        self.relay(name, build, "relay", origin)
+    }
+
+    fn relay(&self, name: &str, build: &Build, program: &str, origin: u16) -> Result<Server, String> {
         let port = free_port()?;
         let options = ["-p", &port.to_string(), "-s", &format!("http://127.0.0.1:{origin}")];
-        let process = self.spawn(name, &build.programs.join("webproxy_noasan"), &options)?;
+        let process = self.spawn(name, &build.programs.join(program), &options)?;
         self.server(name, Protocol::Getfile, port, process)
     }
 

@@ -35,7 +35,7 @@ struct Options {
     #[arg(long, default_value = ".")]
     output: PathBuf,
 
-    /// Where make put webproxy_noasan, simplecached_noasan, sendfile and bare, linked with our gfserver
+    /// Where make put webproxy_noasan, simplecached_noasan, sendfile, relay and bare, linked with our gfserver
     #[arg(long, value_name = "DIR")]
     own: PathBuf,
 

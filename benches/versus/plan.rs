@@ -17,6 +17,7 @@ pub const MB: u64 = 1 << 20;
 pub const BY_SIZE: &str = "file size";
 pub const BY_CLIENTS: &str = "clients";
 pub const LIMITS: &str = "limits";
+pub const RELAYS: &str = "limits of relays";
 pub const BY_SEGMENT_SIZE: &str = "segment size";
 pub const BY_SEGMENTS: &str = "segments";
 pub const BY_CATALOG: &str = "catalog entries";
@@ -30,6 +31,7 @@ pub const BY_STALLED: &str = "stalled clients";
 pub const PART1: &str = "gfproxy Part 1";
 pub const PART2: &str = "gfproxy Part 2";
 pub const BOUND: &str = "sendfile bound";
+pub const RELAY_BOUND: &str = "libcurl bound";
 pub const BARE: &str = "bare answer";
 pub const NGINX_STATIC: &str = "nginx static";
 pub const NGINX_CACHE: &str = "nginx proxy_cache";
@@ -171,6 +173,7 @@ impl<'a> Plan<'a> {
             self.all(BY_SIZE, size, CLIENTS, &servers, true);
         }
         self.limits(&servers);
+        self.relays(&servers, port);
         let client_numbers: &[usize] = if self.run.quick { &[64] } else { &[1, 64] };
         let sizes: Vec<u64> = match self.run.quick {
             true => vec![KB],
@@ -200,6 +203,20 @@ impl<'a> Plan<'a> {
         let group = Group { series: LIMITS, paths, size: KB, clients: CLIENTS, entrants };
         let cells = measure::group(&group, self.pace(KB));
         self.record(cells);
+    }
+
+    /// What libcurl leaves to a relay.
+    fn relays(&mut self, servers: &[Server], origin: u16) {
+        let bound = self.keep(self.place.relay_bound(RELAY_BOUND, &self.builds[0], origin));
+        let others = servers.iter().filter(|server| [PART1, NGINX_PASS].contains(&&*server.name));
+        let servers: Vec<&Server> = bound.iter().chain(others).collect();
+        for size in [KB, MB, 16 * MB] {
+            println!("{RELAYS} at {}", crate::report::size(size));
+            let entrants = servers.iter().map(|&server| Entrant { server, variant: String::new() }).collect();
+            let group = Group { series: RELAYS, paths: Paths::One(self.file(size)), size, clients: CLIENTS, entrants };
+            let cells = measure::group(&group, self.pace(size));
+            self.record(cells);
+        }
     }
 
     fn all(&mut self, series: &'static str, size: u64, clients: usize, servers: &[Server], count: bool) {

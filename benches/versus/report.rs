@@ -115,6 +115,7 @@ fn tables(run: &Run, goals_of_run: &[Goal]) -> String {
     text += "\n![Distribution of the latency at 1 KB](performance/latency.svg)\n";
 
     text += &variants(cells, LIMITS, "Limits: small files, 8 clients, requests/s");
+    text += &variants(cells, RELAYS, "Limits: relays, 8 clients, 1 KB in requests/s, all others in MB/s");
     text += "\n## By number of clients\n\n1 KB in requests/s, all others in MB/s.\n\n";
     let loads = loads(cells);
     let titles: Vec<_> = loads.iter().map(|&(bytes, clients, _)| format!("{}, {clients}", size(bytes))).collect();
