@@ -72,8 +72,8 @@ static void answer(int client) {
     path[strcspn(path, "\r")] = '\0';
     for (size_t file = 0; file < file_count; file++)
         if (strcmp(files[file].path, path) == 0) {
-            /* A client that left, or a full buffer, shows to the client. */
-            if (send(client, files[file].answer, files[file].size, 0) < 0)
+            /* With the FIN of close in one segment. A client that left, or a full buffer, shows to the client. */
+            if (send(client, files[file].answer, files[file].size, MSG_MORE) < 0)
                 return;
             break;
         }
@@ -98,6 +98,7 @@ static bool listen_on(uint16_t port) {
     return listener >= 0 && setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
            setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off) == 0 &&
            setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0 &&
+           setsockopt(listener, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off) == 0 &&
            bind(listener, (struct sockaddr *)&any, sizeof any) == 0 && listen(listener, 4096) == 0;
 }
 

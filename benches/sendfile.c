@@ -3,9 +3,12 @@
  * first request, and each goes from the page cache to the socket by sendfile(2): no second process, no copy.
  */
 #include <dirent.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 
+#include "gfproxy.h"
 #include "gfserver.h"
 #include "options.h"
 
@@ -17,6 +20,8 @@ static struct {
     size_t size;
 } files[MAX_FILES];
 static size_t file_count;
+/* Our gfserver sends its FIN when the handler has returned; a provided one waits for the client to hang up first. */
+static bool fin_follows;
 
 static ssize_t handle_with_sendfile(gfcontext_t *ctx, const char *path, void *arg) {
     (void)arg;
@@ -27,6 +32,10 @@ static ssize_t handle_with_sendfile(gfcontext_t *ctx, const char *path, void *ar
         return gfs_sendheader(ctx, GF_FILE_NOT_FOUND, 0);
     if (gfs_sendheader(ctx, GF_OK, files[file].size) < 0)
         return -1;
+    /* The last bytes wait for the FIN, and leave in one segment with it. */
+    const int on = 1;
+    if (fin_follows)
+        setsockopt(ctx->socket, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
     /* gfserver looks at bytes_transferred when the handler returns: what is missing there it would send as zeros. */
     off_t offset = 0;
     while (ctx->bytes_transferred < files[file].size) {
@@ -82,6 +91,7 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     gfserver_t gfs;
     gfserver_init(&gfs, (int)threads);
+    fin_follows = gfproxy_gfserver_set_stop_timeout(&gfs, 0) == 0;
     gfserver_setopt(&gfs, GFS_PORT, (unsigned short)port);
     gfserver_setopt(&gfs, GFS_MAXNPENDING, 4096);
     gfserver_setopt(&gfs, GFS_WORKER_FUNC, handle_with_sendfile);

@@ -97,7 +97,10 @@ pub(crate) fn send(view: &mut View, seat: &Seat, chunk: Chunk<'_>) -> isize {
     if progress.get() != FILE || chunk.len() > view.remaining() {
         return -1;
     }
-    transmit(view, progress, chunk, false, View::add_sent)
+    // The FIN follows as soon as the handler returns: held back until then, the last bytes leave in one segment with it.
+    // Of a handler that does not return, the kernel sends them after 200 ms.
+    let last = chunk.len() == view.remaining();
+    transmit(view, progress, chunk, last, View::add_sent)
 }
 
 fn transmit(

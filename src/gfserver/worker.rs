@@ -117,6 +117,7 @@ impl Worker {
             self.refuse(connection, Malformed::TooLong);
         } else {
             received.extend_from_slice(&self.buffer[had..have]);
+            net::confirm(&connection.socket);
             self.core.park(connection);
         }
     }

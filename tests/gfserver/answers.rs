@@ -1,7 +1,9 @@
 //! What clients get.
 
 use std::io::Read;
+use std::mem;
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::thread;
 
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
@@ -95,6 +97,47 @@ fn the_first_bytes_do_not_wait_for_the_rest() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("the other half");
     assert_same(&[first, rest].concat(), &ok(100, 100));
+}
+
+#[test]
+fn the_last_bytes_do_not_wait_for_the_handler_for_good() {
+    let server = Server::start(&[]);
+    let mut stream = server.ask("/late/100");
+    let mut all = vec![0; ok(100, 100).len()];
+    stream.read_exact(&mut all).expect("all of the file");
+    assert_same(&all, &ok(100, 100));
+    server.let_go();
+    assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+}
+
+#[test]
+fn a_small_answer_is_one_segment_with_its_confirmation_and_its_end() {
+    let server = Server::start(&[]);
+    let segments = || {
+        let mut stream = server.ask("/size/1000");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the answer");
+        assert_same(&answer, &ok(1000, 1000));
+        segments_received(&stream)
+    };
+    // Where the server is held up for long, the kernel confirms the request by itself.
+    let fewest = (0..100).map(|_| segments()).min();
+    assert_eq!(fewest, Some(2), "the handshake's and the answer's");
+}
+
+/// How many segments of the other side's have come.
+#[allow(unsafe_code)]
+fn segments_received(stream: &TcpStream) -> u32 {
+    // SAFETY: numbers, for which all zeros are valid.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut size = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to `info`.
+    let failed = unsafe {
+        let info = (&raw mut info).cast();
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut size)
+    };
+    assert_eq!(failed, 0);
+    info.tcpi_segs_in
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use crate::fixture::{ERROR, Server, assert_same, ok, read_all, until};
 
@@ -29,6 +30,25 @@ fn a_request_may_come_byte_by_byte() {
     for _ in 0..50 {
         assert_same(&answer(&server, &pieces), &ok(1000, 1000));
     }
+}
+
+#[test]
+fn the_first_piece_of_a_request_is_confirmed_at_once() {
+    let server = Server::start(&[]);
+    // A client with Nagle's algorithm keeps the second piece back until then.
+    let ask = |_| {
+        let mut stream = server.connect();
+        stream.set_nodelay(false).expect("Nagle's algorithm");
+        let begun = Instant::now();
+        for piece in ["GETFILE GET ", "/size/10\r\n\r\n"] {
+            stream.write_all(piece.as_bytes()).expect("a piece");
+        }
+        assert_same(&read_all(stream), &ok(10, 10));
+        begun.elapsed()
+    };
+    let fastest = (0..20).map(ask).min().expect("some");
+    // The least that Linux waits for an answer to put the confirmation on.
+    assert!(fastest < Duration::from_millis(40), "{fastest:?}");
 }
 
 #[test]

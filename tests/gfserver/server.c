@@ -112,6 +112,12 @@ static ssize_t handle(gfcontext_t *ctx, const char *path, void *arg) {
         sem_wait(&go);
         return send_range(ctx, size / 2, size) ? (ssize_t)size : -1;
     }
+    if (strcmp(verb, "late") == 0) { /* returns long after the last byte */
+        gfs_sendheader(ctx, GF_OK, size);
+        bool sent = send_range(ctx, 0, size);
+        sem_wait(&go);
+        return sent ? (ssize_t)size : -1;
+    }
     if (strcmp(verb, "endless") == 0) {
         gfs_sendheader(ctx, GF_OK, SIZE_MAX);
         say("streaming", 0);
