@@ -95,6 +95,13 @@ pub fn check(cells: &[Cell]) -> Vec<Goal> {
             (catalog(MILLION), catalog(TEN)),
         ),
         at_least(
+            0.97,
+            "Part 2, a million catalog entries, any asked for, 1 KB, requests/s",
+            requests,
+            "a thousand entries, any asked for",
+            (catalog(MILLION), catalog(THOUSAND)),
+        ),
+        at_least(
             0.8,
             "Part 2, 64 proxies x 1 client, 1 KB, requests/s",
             requests,

@@ -24,6 +24,7 @@ pub const BY_CATALOG: &str = "catalog entries";
 pub const TEN: &str = "10";
 pub const TEN_OF_A_MILLION: &str = "1000000, the same ten asked for";
 pub const MILLION: &str = "1000000, any asked for";
+pub const THOUSAND: &str = "1000, any asked for";
 pub const BY_PROXIES: &str = "proxies";
 pub const BY_STALLED: &str = "stalled clients";
 
@@ -283,7 +284,7 @@ impl<'a> Plan<'a> {
         let build = &self.builds[0];
         let label = name(PART2, build);
         let mut catalogs = Vec::new();
-        for count in [10_u64, 1_000_000] {
+        for count in [10_u64, 1000, 1_000_000] {
             let locals = self.place.scratch.join(format!("locals-{count}.txt"));
             let directory = self.place.files.display().to_string();
             let mut text = String::new();
@@ -295,10 +296,15 @@ impl<'a> Plan<'a> {
             catalogs.push(self.place.part2(&label, build, &locals, Channel::DEFAULT)?);
         }
         println!("By {BY_CATALOG}");
-        let [ten, million] = catalogs.as_slice() else { unreachable!("two were started") };
-        // Ten files stay in the proxy's segments, a million do not: what the table alone costs shows where the same ten are
-        // asked for.
-        let loads = [(TEN, ten, 10), (TEN_OF_A_MILLION, million, 10), (MILLION, million, 1_000_000)];
+        let [ten, thousand, million] = catalogs.as_slice() else { unreachable!("three were started") };
+        // Ten files stay in the proxy's segments, more than 32 do not: what the table alone costs shows where the same ten
+        // are asked for, and between a thousand and a million.
+        let loads = [
+            (TEN, ten, 10),
+            (TEN_OF_A_MILLION, million, 10),
+            (THOUSAND, thousand, 1000),
+            (MILLION, million, 1_000_000),
+        ];
         // Each has its own keys, so each is a group of its own; the rounds alternate all the same.
         let pace = Pace { rounds: 1, ..self.pace };
         let mut cells: Vec<Cell> = Vec::new();
