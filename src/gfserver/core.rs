@@ -158,7 +158,7 @@ impl Core {
         let mut shed = None;
         let mut parked = self.parked.lock();
         if parked.connections.len() >= self.ceiling {
-            shed = parked.connections.take_oldest();
+            shed = parked.connections.take_oldest(net::has_bytes).or_else(|| parked.connections.take_oldest(|_| false));
         }
         // Under the lock: from the moment the socket is armed another worker may take the connection out.
         let result = parked.connections.park(connection, |connection, place| {
@@ -189,10 +189,14 @@ impl Core {
         self.parked.lock().connections.take(place)
     }
 
-    /// Closes the parked connection that has been idle longest. False where none is parked.
+    /// Closes the parked connection that has been idle longest. False where none is idle: then others are about to be
+    /// served, and closed.
     fn shed(&self, cause: Errno) -> bool {
-        let oldest = self.parked.lock().connections.take_oldest();
-        self.complain_of_crowd(cause.desc());
+        let oldest = self.parked.lock().connections.take_oldest(net::has_bytes);
+        match oldest {
+            Some(_) => self.complain_of_crowd(cause.desc()),
+            None => self.complaints.log(format_args!("gfserver: {}: new connections wait", cause.desc())),
+        }
         oldest.is_some()
     }
 

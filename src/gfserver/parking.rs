@@ -11,6 +11,8 @@ use slab::Slab;
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client may take to hang up after its answer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
+/// Of so many connections it is asked whether they are idle, when one must go.
+const LOOKED_AT: usize = 64;
 
 /// A client's connection.
 pub(super) struct Connection {
@@ -94,9 +96,11 @@ impl Parking {
         Some(connection)
     }
 
-    /// Takes out the connection that has waited longest for its request, or, where none does, for its hang-up.
-    pub(super) fn take_oldest(&mut self) -> Option<Connection> {
-        let &(_, place) = self.requests.first().or_else(|| self.hang_ups.first())?;
+    /// Takes out the connection that has waited longest for its request, or, where none does, for its hang-up. Of the
+    /// requests, those stay whose sockets `have_bytes`: a worker is about to serve them.
+    pub(super) fn take_oldest(&mut self, have_bytes: impl Fn(&OwnedFd) -> bool) -> Option<Connection> {
+        let is_idle = |&&(_, place): &&(Instant, usize)| !have_bytes(&self.places[place].socket);
+        let &(_, place) = self.requests.iter().take(LOOKED_AT).find(is_idle).or_else(|| self.hang_ups.first())?;
         self.take(place)
     }
 
@@ -139,6 +143,8 @@ impl Parking {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     fn connection() -> Connection {
@@ -193,10 +199,23 @@ mod tests {
         let first = park(&mut parking, connection());
         park(&mut parking, connection());
         let oldest = parking.places[first].deadline;
-        assert_eq!(parking.take_oldest().expect("two are idle").deadline, oldest);
-        assert!(matches!(parking.take_oldest().map(|c| c.wait), Some(Wait::Request(_))));
-        assert!(matches!(parking.take_oldest().map(|c| c.wait), Some(Wait::HangUp)));
-        assert!(parking.take_oldest().is_none());
+        let mut take_oldest = || parking.take_oldest(|_| false);
+        assert_eq!(take_oldest().expect("two are idle").deadline, oldest);
+        assert!(matches!(take_oldest().map(|c| c.wait), Some(Wait::Request(_))));
+        assert!(matches!(take_oldest().map(|c| c.wait), Some(Wait::HangUp)));
+        assert!(take_oldest().is_none());
+    }
+
+    #[test]
+    fn a_request_that_has_come_is_not_idle() {
+        let mut parking = Parking::default();
+        let first = park(&mut parking, connection());
+        let second = park(&mut parking, connection());
+        let has_bytes = parking.places[first].socket.as_raw_fd();
+        let idle = parking.places[second].socket.as_raw_fd();
+        let mut take_oldest = || parking.take_oldest(|socket| socket.as_raw_fd() == has_bytes);
+        assert_eq!(take_oldest().expect("one is idle").socket.as_raw_fd(), idle);
+        assert!(take_oldest().is_none());
     }
 
     #[test]

@@ -122,6 +122,12 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize>
     socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
 }
 
+/// Whether something has arrived that was not read. The end of the stream is nothing.
+pub(crate) fn has_bytes(socket: &OwnedFd) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    socket::recv(socket.as_raw_fd(), &mut [0], flags).is_ok_and(|count| count > 0)
+}
+
 /// Confirms what has arrived at once, and what arrives next. Otherwise the kernel waits up to 40 ms for an answer that the
 /// confirmation could go with, while a client with Nagle's algorithm waits for it with the rest of its request.
 pub(crate) fn confirm(socket: &OwnedFd) {

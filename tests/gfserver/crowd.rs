@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::fixture::{Server, assert_same, ok, read_all};
+use crate::fixture::{Server, assert_same, ok, read_all, until};
 
 /// As many connections as this process may have, up to `wanted`; the limit is raised where it can be.
 fn crowd(server: &Server, wanted: usize) -> Vec<TcpStream> {
@@ -70,6 +70,24 @@ fn a_crowd_beyond_the_descriptors_loses_its_oldest() {
     let mut youngest = crowd.next_back().expect("the last");
     youngest.write_all(b"GETFILE GET /size/9\r\n\r\n").expect("a request");
     assert_same(&read_all(youngest), &ok(9, 9));
+}
+
+#[test]
+fn a_request_that_has_come_is_not_given_up_for_a_newcomer() {
+    // Room for two connections beside the standard streams, the listener, the epoll and two bells; one worker.
+    let server = Server::start(&["-t", "1", "-n", "9"]);
+    let without = server.idle_descriptors();
+    let mut first = server.connect();
+    until("the first is parked", || (server.count("fd") > without).then_some(()));
+    let held = server.ask("/hold/100");
+    server.told("held");
+    // The worker will see the newcomer, for whom there is no descriptor, before it sees that the first has asked.
+    let newcomer = server.ask("/size/10");
+    first.write_all(b"GETFILE GET /size/20\r\n\r\n").expect("a request");
+    server.let_go();
+    assert_same(&read_all(first), &ok(20, 20));
+    assert_same(&read_all(held), &ok(100, 100));
+    assert_same(&read_all(newcomer), &ok(10, 10));
 }
 
 #[test]
