@@ -114,6 +114,10 @@ impl Core {
                 Ok(socket) => return Some(Connection::new(socket)),
                 Err(Errno::EAGAIN) => return None,
                 Err(e @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
+                    // accept(2) wants a descriptor before it looks whether a connection waits.
+                    if !self.listener.is_ready() {
+                        return None;
+                    }
                     if !self.shed(e) {
                         self.accept_paused.store(true, Ordering::Release);
                         self.ring_house();

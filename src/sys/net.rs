@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, sockopt,
 };
@@ -83,6 +84,13 @@ impl Listener {
         let number = socket::accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
         // SAFETY: accept4 made this descriptor just now; nobody else knows it.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
+    /// Whether `accept` has something to tell.
+    pub(crate) fn is_ready(&self) -> bool {
+        let mut listener = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        // Where the kernel cannot tell, a connection may wait.
+        poll(&mut listener, PollTimeout::ZERO) != Ok(0)
     }
 
     /// Refuses connections from now on. Every later `accept` fails with `EINVAL`.

@@ -149,6 +149,16 @@ impl Server {
         fs::read_dir(format!("/proc/{}/{directory}", self.pid())).expect("a running server").count()
     }
 
+    /// How many of its descriptors are sockets, the listening one among them, and how many are not.
+    pub fn sockets_and_others(&self) -> (usize, usize) {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running server");
+        let is_socket = |path: PathBuf| path.to_string_lossy().starts_with("socket:");
+        // One that is closed meanwhile counts as neither.
+        let targets = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        let (sockets, others): (Vec<bool>, Vec<bool>) = targets.map(is_socket).partition(|is_socket| *is_socket);
+        (sockets.len(), others.len())
+    }
+
     /// The descriptors of a server that serves and has no connection.
     pub fn idle_descriptors(&self) -> usize {
         assert_same(&self.get("/size/1"), &ok(1, 1));
