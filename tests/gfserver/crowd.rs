@@ -76,11 +76,9 @@ fn a_crowd_beyond_the_descriptors_loses_its_oldest() {
 fn a_request_that_has_come_is_not_given_up_for_a_newcomer() {
     let probe = Server::start(&["-t", "1"]);
     assert_same(&probe.get("/size/1"), &ok(1, 1));
-    let (_, others) = probe.sockets_and_others();
-    // Room for the listening socket and two connections; one worker.
-    let server = Server::start(&["-t", "1", "-n", &(others + 3).to_string()]);
+    let server = Server::start(&["-t", "1", "-n", &probe.limit_for(2)]);
     let mut first = server.connect();
-    until("the first is accepted", || (server.sockets_and_others().0 == 2).then_some(()));
+    until("the first is accepted", || (server.connections() == 1).then_some(()));
     let held = server.ask("/hold/100");
     server.told("held");
     // The worker will see the newcomer, for whom there is no descriptor, before it sees that the first has asked.
@@ -96,15 +94,17 @@ fn a_request_that_has_come_is_not_given_up_for_a_newcomer() {
 fn the_last_descriptor_is_not_taken_back_for_nobody() {
     let probe = Server::start(&["-t", "1"]);
     assert_same(&probe.get("/size/1"), &ok(1, 1));
-    let (_, others) = probe.sockets_and_others();
-    // Room for the listening socket and one connection.
-    let server = Server::start(&["-t", "1", "-n", &(others + 2).to_string()]);
+    let server = Server::start(&["-t", "1", "-n", &probe.limit_for(1)]);
     for _ in 0..10 {
         let mut only = server.connect();
-        until("it is accepted", || (server.sockets_and_others().0 == 2).then_some(()));
+        until("it is accepted", || (server.connections() == 1).then_some(()));
+        // Long enough for the worker to look for the next one.
+        for _ in 0..100 {
+            assert_eq!(server.connections(), 1, "it waits for its request");
+        }
         only.write_all(b"GETFILE GET /size/10\r\n\r\n").expect("a request");
         assert_same(&read_all(only), &ok(10, 10));
-        until("it is closed", || (server.sockets_and_others().0 == 1).then_some(()));
+        until("it is closed", || (server.connections() == 0).then_some(()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Builds `server.c` once, runs it, and talks to it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -149,14 +149,29 @@ impl Server {
         fs::read_dir(format!("/proc/{}/{directory}", self.pid())).expect("a running server").count()
     }
 
-    /// How many of its descriptors are sockets, the listening one among them, and how many are not.
-    pub fn sockets_and_others(&self) -> (usize, usize) {
+    /// How many connections it has accepted and not closed.
+    pub fn connections(&self) -> usize {
+        self.descriptors().values().filter(|is_socket| **is_socket).count() - 1
+    }
+
+    /// The limit of descriptors with which a server has room for so many connections; this one has served already.
+    pub fn limit_for(&self, connections: usize) -> String {
+        let descriptors = self.descriptors();
+        let listener = descriptors.iter().find(|(_, is_socket)| **is_socket).map(|(number, _)| *number);
+        let own = |number: &usize| descriptors.get(number) == Some(&false) || Some(*number) == listener;
+        // The limit is one of numbers: what was inherited above the gap does not count.
+        ((0..).take_while(own).count() + connections).to_string()
+    }
+
+    /// The numbers of its descriptors, and whether each is a socket.
+    fn descriptors(&self) -> BTreeMap<usize, bool> {
         let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running server");
-        let is_socket = |path: PathBuf| path.to_string_lossy().starts_with("socket:");
-        // One that is closed meanwhile counts as neither.
-        let targets = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-        let (sockets, others): (Vec<bool>, Vec<bool>) = targets.map(is_socket).partition(|is_socket| *is_socket);
-        (sockets.len(), others.len())
+        let descriptor = |entry: fs::DirEntry| {
+            // None where it was closed meanwhile.
+            let target = fs::read_link(entry.path()).ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, target.to_string_lossy().starts_with("socket:")))
+        };
+        entries.flatten().filter_map(descriptor).collect()
     }
 
     /// The descriptors of a server that serves and has no connection.
