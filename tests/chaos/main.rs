@@ -23,3 +23,4 @@ mod resume;
 mod roles;
 mod segments;
 mod stalls;
+mod users;

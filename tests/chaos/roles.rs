@@ -78,10 +78,15 @@ impl Proxy {
     }
 }
 
-fn serve(directory: &Path) {
+/// A daemon in this process for the files of a library's directory.
+pub fn daemon(directory: &Path) -> Daemon {
     let server = ServerConfig { socket: directory.join("socket"), threads: 3, ..ServerConfig::default() };
     let config = Config { locals: directory.join("locals.txt"), delay: Duration::ZERO, server };
-    let _daemon = Daemon::start(config).expect("a daemon");
+    Daemon::start(config).expect("a daemon")
+}
+
+fn serve(directory: &Path) {
+    let _daemon = daemon(directory);
     eprintln!("ready");
     loop {
         thread::park();

@@ -41,6 +41,12 @@ fn made(variable: &str, default: &str, name: &str) -> PathBuf {
     path
 }
 
+/// Says that the running test could not do what it wants, and why; also where the output of tests is captured.
+pub fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "{}: SKIPPED: {why}", thread.name().unwrap_or("a test"));
+}
+
 /// How a program ended, and what it wrote.
 #[derive(Debug)]
 pub struct Ended {
