@@ -149,7 +149,6 @@ impl Easy {
             (curl_sys::CURLOPT_MAXREDIRS, c_long::from(options.redirects)),
             // The caller has resolved dot segments; libcurl must not see others.
             (curl_sys::CURLOPT_PATH_AS_IS, 1),
-            (curl_sys::CURLOPT_HTTP09_ALLOWED, 0),
             (curl_sys::CURLOPT_MAXCONNECTS, CONNECTIONS as c_long),
             // Encodings are not undone here: libcurl takes a truncated one for whole.
             (curl_sys::CURLOPT_HTTP_CONTENT_DECODING, 0),
