@@ -215,7 +215,7 @@ int gfproxy_cached_start(const gfproxy_cached_options_t *options);
 int gfproxy_cached_reload(void);
 
 /**
- * Stops the daemon: transfers end at their next chunk and go on with the next daemon, the command socket is removed, all
+ * Stops the daemon: transfers end within moments and go on with the next daemon, the command socket is removed, all
  * threads are joined. Does nothing if no daemon was started.
  *
  * Threads: from any; not from a signal handler.

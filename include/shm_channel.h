@@ -289,7 +289,7 @@ shm_channel_error_t shm_channel_server_create(const char *socket,
                                               shm_channel_server_t **server);
 
 /**
- * Stops a server and frees it: transfers end at their next chunk, and go on if another server takes the socket in time;
+ * Stops a server and frees it: transfers end within moments, and go on if another server takes the socket in time;
  * the socket is removed, all threads are joined.
  *
  * `server` is the server; NULL does nothing.

@@ -353,7 +353,7 @@ pub extern "C" fn gfproxy_cached_reload() -> c_int {
     })
 }
 
-/// Stops the daemon: transfers end at their next chunk and go on with the next daemon, the command socket is removed, all
+/// Stops the daemon: transfers end within moments and go on with the next daemon, the command socket is removed, all
 /// threads are joined. Does nothing if no daemon was started.
 ///
 /// Threads: from any; not from a signal handler.

@@ -87,7 +87,7 @@ pub(crate) struct Shared {
     /// The store's epoch that clients were told of last, and the right to tell them.
     epoch: AtomicU32,
     telling: Mutex<()>,
-    /// Workers that wait for a request.
+    /// Workers that wait for a request: none once the server stops, so that each transfer then ends with its turn.
     idle: AtomicUsize,
     stopping: AtomicBool,
     /// Readable for ever once the server stops.
@@ -238,8 +238,8 @@ impl Server {
         &self.socket
     }
 
-    /// Stops the server: transfers end at the next chunk (their proxies go on with the next server), the sessions and the
-    /// command socket close, all threads are joined.
+    /// Stops the server: transfers end within 20 ms or 8 MiB (their proxies go on with the next server), the sessions and
+    /// the command socket close, all threads are joined.
     pub fn stop(mut self) {
         self.shut_down();
     }

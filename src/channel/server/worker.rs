@@ -223,7 +223,7 @@ impl Lease<'_> {
                 self.publish_end(run, Kind::End);
                 return Ok(());
             }
-            if (!self.shared.has_idle() && turn.is_over(at, Instant::now())) || self.shared.stopping() {
+            if !self.shared.has_idle() && turn.is_over(at, Instant::now()) {
                 self.park(file, run);
                 return Ok(());
             }
@@ -269,7 +269,7 @@ impl Lease<'_> {
             }
             let patience = if self.shared.has_idle() { PATIENCE } else { PATIENCE_BUSY };
             let waited = since.get_or_insert_with(Instant::now).elapsed();
-            if waited >= patience || self.shared.stopping() {
+            if waited >= patience {
                 self.park(file, self.no_data());
                 return Err(Stop::Ended);
             }

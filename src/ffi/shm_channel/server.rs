@@ -77,7 +77,7 @@ pub unsafe extern "C" fn shm_channel_server_create(
     })
 }
 
-/// Stops a server and frees it: transfers end at their next chunk, and go on if another server takes the socket in time;
+/// Stops a server and frees it: transfers end within moments, and go on if another server takes the socket in time;
 /// the socket is removed, all threads are joined.
 ///
 /// `server` is the server; NULL does nothing.
