@@ -1,6 +1,8 @@
 //! One file on its way from the daemon to a consumer, over as many leases and sessions as it takes.
 
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

@@ -21,7 +21,7 @@ const LONG: u64 = 8;
 
 /// After so long a transfer that goes on with what segments hold asks the daemon all the same, which keeps a file that is
 /// parked for thrice as long.
-const SILENT: Duration = Duration::from_secs(20);
+pub(super) const SILENT: Duration = Duration::from_secs(20);
 
 /// Why [`Transfer::request`] made no lease.
 pub(super) enum NoLease {
