@@ -6,5 +6,6 @@ mod faults;
 mod limits;
 mod nginx;
 mod resume;
+mod signals;
 mod statuses;
 mod support;

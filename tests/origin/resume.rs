@@ -67,6 +67,21 @@ fn a_206_may_leave_out_the_validator_and_the_total() {
     fetched.assert_whole(&file);
 }
 
+/// As many bytes as are missing, up to the end, and not those that were asked for.
+#[test]
+fn a_rest_that_begins_elsewhere_is_not_gone_on_with() {
+    let file = pattern(SIZE);
+    for first in [0, BREAK - 1, BREAK + 1] {
+        let fetched = break_then(&file, "ETag: \"v1\"", move |x, file| {
+            let range = format!("Content-Range: bytes {first}-{}/{SIZE}", SIZE - 1);
+            let body: Vec<u8> = file.iter().copied().cycle().skip(first).take(SIZE - BREAK).collect();
+            x.answer("206 Partial Content", &[&range, "ETag: \"v1\""], &body)
+        });
+        fetched.assert_cut(&file, "");
+        assert_eq!(fetched.client.body.len(), BREAK, "from {first} on");
+    }
+}
+
 #[test]
 fn an_origin_without_ranges_sends_the_same_version_again() {
     let file = pattern(SIZE);
