@@ -81,6 +81,15 @@ fn the_library_keeps_a_handler_to_its_header() {
 }
 
 #[test]
+fn nothing_follows_a_send_that_failed() {
+    let server = Server::start(&[]);
+    assert_same(&server.get("/gap/100"), &ok(100, 50));
+    for (call, result) in [("first half", 50), ("unreadable", -1), ("after a failure", -1)] {
+        assert_eq!(server.told(call), result, "{call}");
+    }
+}
+
+#[test]
 fn a_handler_may_write_to_the_socket_itself() {
     let server = Server::start(&[]);
     assert_same(&server.get("/direct/300"), &ok(300, 300));

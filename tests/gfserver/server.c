@@ -99,6 +99,13 @@ static ssize_t handle(gfcontext_t *ctx, const char *path, void *arg) {
         say("more", gfs_send(ctx, pattern + 10, 1));
         return 10;
     }
+    if (strcmp(verb, "gap") == 0) { /* goes on after a send that failed: here of bytes that cannot be read */
+        gfs_sendheader(ctx, GF_OK, size);
+        say("first half", gfs_send(ctx, pattern, size / 2));
+        say("unreadable", gfs_send(ctx, (void *)1, 1));
+        say("after a failure", gfs_send(ctx, pattern, size - size / 2));
+        return (ssize_t)size;
+    }
     if (strcmp(verb, "direct") == 0) { /* past the library, as with sendfile(2) */
         gfs_sendheader(ctx, GF_OK, size);
         while (ctx->bytes_transferred < size)
