@@ -172,6 +172,39 @@ fn bodies_are_spooled_where_tmpdir_says() {
     assert_eq!(fs::read_dir(&directory).expect("a directory").count(), 0, "it has no name");
 }
 
+/// The memory of a body that was delivered, or that broke off, is there for the next one. None of these could go to a file.
+#[test]
+fn bodies_that_are_kept_one_after_another_stay_in_memory() {
+    let (small, large) = (bytes(1, 300_000), bytes(2, 1_000_000));
+    let (files, too_large) = ((small.clone(), large.clone()), bytes(3, 1_100_000));
+    let origin = ScriptedOrigin::start(move |x| {
+        let body = match x.request.target.as_str() {
+            "/small" => &files.0,
+            "/large" => &files.1,
+            "/too-large" => &too_large,
+            _ => {
+                x.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n927c0\r\n");
+                x.send(&files.1[..600_000]);
+                return After::Close;
+            }
+        };
+        x.send("HTTP/1.0 200 OK\r\n\r\n");
+        x.send(body);
+        After::Close
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let tmpdir = text(directory.path());
+    let limits = [("GFPROXY_ORIGIN_SPOOL_MEMORY_KB", "1024"), ("GFPROXY_ORIGIN_SPOOL_TOTAL_KB", "2048")];
+    let relay = start(&origin.url(), &[&limits[..], &[("TMPDIR", &tmpdir)]].concat());
+    directory.close().expect("rmdir");
+    assert_eq!(fetch(relay.port, "/too-large"), ERROR, "there is no place for a file");
+    for round in 0..10 {
+        assert!(fetch(relay.port, "/small") == ok(&small), "round {round}");
+        assert_eq!(fetch(relay.port, "/broken"), ERROR);
+    }
+    assert!(fetch(relay.port, "/large") == ok(&large));
+}
+
 #[test]
 fn certificates_are_those_that_the_environment_names() {
     let nginx = Nginx::start("");
