@@ -1,11 +1,12 @@
 //! Proxies that break the protocol in every way: the daemon drops them, says so once, and serves the others.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,6 +19,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt::Linger};
+use nix::unistd::Pid;
 
 use crate::channel::Honest;
 use crate::library::Library;
@@ -222,6 +224,35 @@ fn a_bad_request_ends_the_session_and_is_told_once() {
         peer.send(case).expect("send");
         scene.drops(&peer, i + 1);
     }
+    scene.end();
+}
+
+/// Lets a process have so many descriptors from now on; returns how many it could have before.
+#[allow(unsafe_code)]
+fn limit_descriptors(pid: Pid, limit: libc::rlim_t) -> libc::rlim_t {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let (pid, file) = (pid.as_raw(), libc::RLIMIT_NOFILE);
+    // SAFETY: the kernel reads and writes limits that outlive the calls.
+    let failed = unsafe {
+        libc::prlimit(pid, file, ptr::null(), &raw mut limits) != 0
+            || libc::prlimit(pid, file, &libc::rlimit { rlim_cur: limit, ..limits }, ptr::null_mut()) != 0
+    };
+    assert!(!failed, "prlimit: {}", io::Error::last_os_error());
+    limits.rlim_cur
+}
+
+/// The kernel then delivers the datagram without it, and says only that something is missing.
+#[test]
+fn a_request_with_a_descriptor_is_bad_where_the_daemon_has_no_room_for_it_too() {
+    let mut scene = Scene::new();
+    // It has all the files open that the honest proxy asks for.
+    scene.honest.served(10);
+    let area = Area::new(SIZES);
+    let peer = scene.join(&area);
+    let before = limit_descriptors(scene.daemon.pid(), 0);
+    peer.send_with(&get(0, FIRST_SEQUENCE, 0, b"/1"), &[area.file.as_raw_fd()]).expect("send");
+    scene.drops(&peer, 1);
+    limit_descriptors(scene.daemon.pid(), before);
     scene.end();
 }
 
