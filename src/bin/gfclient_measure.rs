@@ -65,7 +65,7 @@ fn measure(options: &Options) -> Result<ExitCode, String> {
             result
         })
     })?;
-    metrics.into_inner().rows.flush().map_err(metrics_error)?;
+    metrics.into_inner().finish().map_err(metrics_error)?;
     Ok(status)
 }
 
@@ -128,6 +128,12 @@ impl Metrics {
         write!(self.rows, "{row}, ")?;
         self.rows.write_all(path)?;
         self.rows.write_all(b"\n")
+    }
+
+    fn finish(self) -> io::Result<()> {
+        let file = self.rows.into_inner()?;
+        // A network file system may find out here only that there is no room.
+        Ok(nix::unistd::close(file)?)
     }
 
     fn row(&self) -> String {

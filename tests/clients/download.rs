@@ -6,16 +6,18 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, ExitStatus};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::getfile_client::{DOWNLOAD, Ended, directory, names, run};
+use crate::getfile_client::{DOWNLOAD, Ended, MEASURE, directory, names, run};
 use crate::getfile_server::{GetfileServer, Step, file};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 /// One request for `path` in a fresh directory that is then handed to `check`.
 fn one(server: &GetfileServer, path: &str, options: &[&str], check: impl FnOnce(Ended, &Path)) {
@@ -257,60 +259,181 @@ fn a_file_that_cannot_be_written_fails_by_name_and_the_others_arrive() {
     assert_eq!(names(place.path()), ["f", "good"]);
 }
 
-/// Whatever ends the client, but for SIGKILL, it leaves an older file as it was, and nothing beside it.
-#[test]
-fn a_signal_ends_a_download_without_a_trace() {
-    let part = vec![Step::Send(b"GETFILE OK 100 part".to_vec()), Step::Hold];
-    let server = GetfileServer::start([("/d/file", part)]);
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+/// A client of `server` in the middle of as many downloads as it has threads.
+struct Begun {
+    place: TempDir,
+    client: Child,
+}
+
+impl Begun {
+    /// `d/file` is there from before. `command` becomes the client once it has its options.
+    fn start(mut command: Command, server: &GetfileServer, threads: usize) -> Self {
         let place = directory(&[b"/d/file"]);
         fs::create_dir(place.path().join("d")).unwrap();
         fs::write(place.path().join("d/file"), "old").unwrap();
-        let mut client = Command::new(DOWNLOAD);
-        client.current_dir(place.path()).args(["-s", "127.0.0.1", "-p", &server.port(), "-t", "4", "-r", "4"]);
-        let mut client = client.spawn().expect(DOWNLOAD);
+        let threads = threads.to_string();
+        command.current_dir(place.path()).args([
+            "-s",
+            "127.0.0.1",
+            "-p",
+            &server.port(),
+            "-t",
+            &threads,
+            "-r",
+            &threads,
+        ]);
+        Self { client: command.spawn().expect(DOWNLOAD), place }
+    }
+
+    /// Waits until the client has written to `count` files.
+    fn until_begun(&self, count: usize) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while names(&place.path().join("d")).len() < 5 && Instant::now() < deadline {
+        while self.open_files() < count {
+            assert!(Instant::now() < deadline, "not all of {count} began");
             thread::sleep(Duration::from_millis(2));
         }
-        let begun = names(&place.path().join("d"));
-        kill(Pid::from_raw(client.id().cast_signed()), signal).expect("kill");
-        let status = client.wait().expect("wait");
-        assert_eq!(begun.len(), 5, "not all four began: {begun:?}");
+    }
+
+    /// The files with bytes in them that the client has open below `d`, whether they have a name or not.
+    fn open_files(&self) -> usize {
+        let directory = self.place.path().join("d");
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.client.id())).into_iter().flatten();
+        let paths = descriptors.filter_map(|entry| Some(entry.ok()?.path()));
+        let ours = paths.filter(|path| fs::read_link(path).is_ok_and(|link| link.starts_with(&directory)));
+        ours.filter(|path| fs::metadata(path).is_ok_and(|file| file.len() > 0)).count()
+    }
+
+    /// How the client ends by `signal`; nothing but the older file is left, as it was.
+    fn end(mut self, signal: Signal) -> ExitStatus {
+        kill(Pid::from_raw(self.client.id().cast_signed()), signal).expect("kill");
+        let status = self.client.wait().expect("wait");
+        assert_eq!(names(&self.place.path().join("d")), ["file"], "{signal}");
+        assert_eq!(fs::read(self.place.path().join("d/file")).unwrap(), b"old");
+        status
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // Fails where it has ended.
+        let _ = self.client.kill();
+        let _ = self.client.wait();
+    }
+}
+
+fn part() -> GetfileServer {
+    GetfileServer::start([("/d/file", vec![Step::Send(b"GETFILE OK 100 part".to_vec()), Step::Hold])])
+}
+
+/// A client to which the file system, or the system, refuses `call`.
+fn refusing(call: &str) -> Command {
+    static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let shim = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("refuse-{}.so", process::id()));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/refuse.c");
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]).arg(&shim).arg(source);
+        assert!(gcc.arg("-ldl").status().expect("gcc").success());
+        shim
+    });
+    let mut client = Command::new(DOWNLOAD);
+    client.env("LD_PRELOAD", &*SHIM).env("REFUSE", call);
+    client
+}
+
+/// Not even SIGKILL: the file has no name before it is whole.
+#[test]
+fn no_signal_leaves_a_part_of_a_file() {
+    let server = part();
+    for signal in [Signal::SIGKILL, Signal::SIGSYS, Signal::SIGTERM, Signal::SIGQUIT] {
+        let begun = Begun::start(Command::new(DOWNLOAD), &server, 4);
+        begun.until_begun(4);
+        let status = begun.end(signal);
         assert_eq!(status.signal(), Some(signal as i32), "{status}");
-        assert_eq!(names(&place.path().join("d")), ["file"], "{signal}");
-        assert_eq!(fs::read(place.path().join("d/file")).unwrap(), b"old");
+    }
+}
+
+#[test]
+fn where_files_need_names_the_signals_that_can_be_caught_leave_none() {
+    use Signal::{SIGABRT, SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU};
+    let server = part();
+    let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2, SIGABRT];
+    for signal in signals {
+        let begun = Begun::start(refusing("tmpfile"), &server, 4);
+        begun.until_begun(4);
+        assert_eq!(names(&begun.place.path().join("d")).len(), 5, "{signal}: each has a name");
+        let status = begun.end(signal);
+        assert_eq!(status.signal(), Some(signal as i32), "{status}");
     }
 }
 
 /// As nohup(1) makes it, and a shell without job control for what it starts with `&`: the download goes on.
 #[test]
 fn an_ignored_signal_ends_no_download() {
-    let part = vec![Step::Send(b"GETFILE OK 100 part".to_vec()), Step::Hold];
-    let server = GetfileServer::start([("/d/file", part)]);
-    let place = directory(&[b"/d/file"]);
-    let parts = || fs::read_dir(place.path().join("d")).map_or(0, Iterator::count);
+    let server = part();
     let mut sh = Command::new("sh");
-    sh.current_dir(place.path()).args(["-c", r#"trap '' INT HUP; exec "$0" "$@""#, DOWNLOAD]);
-    let mut client = sh.args(["-s", "127.0.0.1", "-p", &server.port(), "-r", "1"]).spawn().expect("sh");
-    let pid = Pid::from_raw(client.id().cast_signed());
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while parts() == 0 && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(2));
-    }
+    sh.args(["-c", r#"trap '' INT HUP; exec "$0" "$@""#, DOWNLOAD]);
+    let mut begun = Begun::start(sh, &server, 1);
+    begun.until_begun(1);
     for signal in [Signal::SIGINT, Signal::SIGHUP] {
-        kill(pid, signal).expect("kill");
+        kill(Pid::from_raw(begun.client.id().cast_signed()), signal).expect("kill");
     }
     // Nothing happens; what would, would at once.
-    let begun = Instant::now();
-    let mut kept = true;
-    while kept && begun.elapsed() < Duration::from_millis(200) {
-        kept = parts() == 1 && client.try_wait().expect("wait").is_none();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_millis(200) {
+        assert!(begun.open_files() == 1 && begun.client.try_wait().expect("wait").is_none(), "it was ended");
     }
-    kill(pid, Signal::SIGTERM).expect("kill");
-    let status = client.wait().expect("wait");
-    assert!(kept, "it was ended, or its file is gone");
-    assert_eq!((status.signal(), parts()), (Some(Signal::SIGTERM as i32), 0), "{status}");
+    let status = begun.end(Signal::SIGTERM);
+    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32), "{status}");
+}
+
+/// A quota over a network may be told of when the file is synchronised or closed, and not before.
+#[test]
+fn a_file_that_the_system_does_not_take_whole_gets_no_name() {
+    let server = GetfileServer::start([("/new", file(b"new")), ("/old", file(b"new"))]);
+    for call in ["fsync", "close"] {
+        let place = directory(&[b"/new", b"/old"]);
+        fs::write(place.path().join("old"), "old").unwrap();
+        let mut client = refusing(call);
+        client.current_dir(place.path()).args(["-s", "127.0.0.1", "-p", &server.port(), "-r", "2"]);
+        let output = client.output().expect(DOWNLOAD);
+        let told = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(1), "{call}: {told}");
+        assert_eq!(told.matches(": Disk quota exceeded").count(), 2, "{call}: {told}");
+        assert_eq!(names(place.path()), ["old"], "{call}");
+        assert_eq!(fs::read(place.path().join("old")).unwrap(), b"old");
+    }
+}
+
+#[test]
+fn files_are_whole_and_get_their_names_where_they_need_one_from_the_start() {
+    let server = GetfileServer::start([("/d/new", file(b"new")), ("/old", file(b"new"))]);
+    let place = directory(&[b"/d/new", b"/old"]);
+    fs::write(place.path().join("old"), "old").unwrap();
+    let mut client = refusing("tmpfile");
+    client.current_dir(place.path()).args(["-s", "127.0.0.1", "-p", &server.port(), "-r", "2"]);
+    assert!(client.status().expect(DOWNLOAD).success());
+    assert_eq!(
+        (names(place.path()), names(&place.path().join("d"))),
+        (vec!["d".into(), "old".into()], vec!["new".into()])
+    );
+    assert_eq!(fs::read(place.path().join("old")).unwrap(), b"new");
+}
+
+#[test]
+fn a_file_that_outgrows_the_limit_of_the_shell_is_named_and_leaves_nothing() {
+    let server = GetfileServer::start([("/large", file(&[7; 100_000])), ("/small", file(b"small"))]);
+    for program in [DOWNLOAD, MEASURE] {
+        let place = directory(&[b"/large", b"/small"]);
+        // In blocks of 512 bytes.
+        let limited = r#"ulimit -f 100; exec "$0" "$@""#;
+        let rounds = if program == MEASURE { "5000" } else { "1" };
+        let ended =
+            run("sh", place.path(), &["-c", limited, program, "-p", &server.port(), "-r", "2", "--rounds", rounds]);
+        assert_eq!(ended.status, 1, "{program}");
+        assert!(ended.stderr.contains(": File too large"), "{program}: {}", ended.stderr);
+        let left = if program == MEASURE { ["metrics.txt"] } else { ["small"] };
+        assert_eq!(names(place.path()), left, "{program}");
+    }
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl CommonOptions {
 
 /// Reads the command line. Help is printed here; a bad option becomes one line on standard error and status 2.
 pub fn parse<P: Parser>(arguments: impl IntoIterator<Item = OsString>) -> Result<P, ExitCode> {
+    super::survive_large_files();
     P::try_parse_from(arguments).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             super::say(error);

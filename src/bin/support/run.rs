@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use gfproxy::getfile::Client;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::CommonOptions;
 use super::workload::Workload;
@@ -28,6 +29,13 @@ pub fn shown(path: &[u8]) -> String {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => path.escape_ascii().to_string(),
     }
+}
+
+/// Makes a file that grows beyond `ulimit -f` an error of its write, instead of a signal that ends the program. To be called
+/// before any thread starts.
+pub fn survive_large_files() {
+    // A write whose signal is blocked just fails. Cannot fail itself.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
 }
 
 /// The requests of one invocation.
