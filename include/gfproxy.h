@@ -144,8 +144,9 @@ void gfproxy_options_init(gfproxy_options_t *options);
 int gfproxy_check_origin(const char *url, char *reason, size_t size);
 
 /**
- * Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE ignored, the origin
- * checked, the channel to simplecached with a thread of its own. simplecached need not be there yet.
+ * Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE and SIGXFSZ ignored
+ * (unless the program handles them), the origin checked, the channel to simplecached with a thread of its own.
+ * simplecached need not be there yet.
  *
  * `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
  * URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before and

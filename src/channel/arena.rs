@@ -18,6 +18,7 @@ use super::ring::{Area, Run};
 use super::sync::Ordering;
 use super::wire::VERSION;
 use crate::reply::Chunk;
+use crate::sys::process::ignore_write_signals;
 
 /// What both sides rely on: nobody can shrink the file under a mapping (SIGBUS), grow it, or lift these seals.
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
@@ -56,8 +57,10 @@ pub(crate) enum AdoptError {
 }
 
 impl Arena {
-    /// Creates, sizes, seals and maps an area; the descriptor is for the peer.
+    /// Creates, sizes, seals and maps an area; the descriptor is for the peer. An area that is larger than `ulimit -f` allows is
+    /// an error, and no signal.
     pub(crate) fn create(layout: Layout) -> io::Result<(Self, OwnedFd)> {
+        ignore_write_signals();
         let fd = memfd_create(c"gfproxy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         // Reserves the pages: out of memory is an error here, not a SIGBUS later.
         fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, layout.total().cast_signed())?;

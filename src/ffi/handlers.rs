@@ -8,7 +8,7 @@ use log::{Level, log};
 use crate::handler::{Connection, Proxy, Route, Settings, StartError};
 use crate::reply::Outcome;
 use crate::sys::gfserver::{ContextReply, GfContext, path_bytes};
-use crate::sys::process::{NoCancel, ignore_sigpipe};
+use crate::sys::process::{NoCancel, ignore_write_signals};
 
 /// Answers a request with a file from an HTTP origin: `path` is appended to the origin's base URL.
 ///
@@ -79,7 +79,7 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
     let Some(path) = (unsafe { path_bytes(path) }) else { return -1 };
     // Declared before all that it guards, so that it ends last.
     let _no_cancel = NoCancel::new();
-    ignore_sigpipe();
+    ignore_write_signals();
     // SAFETY: a live context, for the length of the handler's call.
     let mut reply = unsafe { ContextReply::new(ctx) };
     let outcome = catch_unwind(AssertUnwindSafe(|| {

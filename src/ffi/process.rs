@@ -17,7 +17,7 @@ use crate::channel::{self, ClientConfig, ServerConfig};
 use crate::handler::{Proxy, Settings};
 use crate::logging;
 use crate::origin;
-use crate::sys::process::ignore_sigpipe;
+use crate::sys::process::ignore_write_signals;
 
 /// The fewest bytes of a shared-memory segment.
 pub const GFPROXY_MIN_SEGMENT_SIZE: u32 = 824;
@@ -155,8 +155,9 @@ pub unsafe extern "C" fn gfproxy_check_origin(url: *const c_char, reason: *mut c
     })
 }
 
-/// Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE ignored, the origin
-/// checked, the channel to simplecached with a thread of its own. simplecached need not be there yet.
+/// Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE and SIGXFSZ ignored
+/// (unless the program handles them), the origin checked, the channel to simplecached with a thread of its own.
+/// simplecached need not be there yet.
 ///
 /// `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
 /// URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before and
@@ -175,7 +176,7 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
             return -1;
         };
         logging::start(options.verbosity);
-        ignore_sigpipe();
+        ignore_write_signals();
         // SAFETY: NULL or NUL-terminated by the caller's promise.
         let (origin, socket, metrics) =
             unsafe { (bytes(options.origin), bytes(options.socket), bytes(options.metrics)) };
@@ -286,7 +287,7 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
             return -1;
         };
         logging::start(options.verbosity);
-        ignore_sigpipe();
+        ignore_write_signals();
         // SAFETY: NULL or NUL-terminated by the caller's promise.
         let (locals, socket, metrics) =
             unsafe { (bytes(options.locals), bytes(options.socket), bytes(options.metrics)) };

@@ -33,18 +33,21 @@ impl Drop for NoCancel {
     }
 }
 
-/// Makes a write to a client that left an error (EPIPE) instead of a signal that ends the process, unless the program has
-/// a handler of its own. The provided gfserver writes with plain write(2).
-pub(crate) fn ignore_sigpipe() {
+/// Makes a write to a client that left an error (EPIPE) instead of a signal that ends the process, and so a file that would
+/// be larger than `ulimit -f` allows (EFBIG), unless the program has a handler of its own. The provided gfserver writes with
+/// plain write(2), in threads that block no signals.
+pub(crate) fn ignore_write_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: SIG_IGN runs no code of ours; sigaction is plain data for which zeros are valid.
-        unsafe {
-            let mut current: libc::sigaction = std::mem::zeroed();
-            if libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut current) == 0
-                && current.sa_sigaction == libc::SIG_DFL
-            {
-                libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+            // SAFETY: SIG_IGN runs no code of ours; sigaction is plain data for which zeros are valid.
+            unsafe {
+                let mut current: libc::sigaction = std::mem::zeroed();
+                if libc::sigaction(signal, std::ptr::null(), &raw mut current) == 0
+                    && current.sa_sigaction == libc::SIG_DFL
+                {
+                    libc::signal(signal, libc::SIG_IGN);
+                }
             }
         }
     });
@@ -90,6 +93,17 @@ pub(crate) fn at_exit(function: extern "C" fn()) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn writes_that_fail_raise_no_signal_that_ends_the_process() {
+        ignore_write_signals();
+        let status = std::fs::read_to_string("/proc/self/status").expect("of this process");
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("its ignored signals");
+        let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a mask");
+        for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
+            assert!(ignored & 1 << (signal as i32 - 1) != 0, "{signal}");
+        }
+    }
 
     #[test]
     fn a_thread_starts_with_signals_blocked_and_its_starter_keeps_its_own() {

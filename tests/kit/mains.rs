@@ -2,9 +2,12 @@
 //! unpacked kit (with `server/` and `cache/`), the kit's own mains, objects and client, unmodified.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use crate::fixture::{Cache, files};
 use crate::programs::{ERROR, NOT_FOUND, Program, built, fetch, ok, program};
@@ -136,6 +139,36 @@ fn part_1_mains_without_an_origin_answer_error() {
         let mut webproxy = Program::start(webproxy.args(["-p", "0"]).env_remove("GFPROXY_ORIGIN"));
         assert_eq!(fetch(webproxy.port(), "/files/1.bin"), ERROR);
         assert!(webproxy.stop().stderr.contains("GFPROXY_ORIGIN"), "the log says what is missing");
+    }
+}
+
+/// Whose threads block no signals under a provided gfserver, and whose origins announce no length.
+#[test]
+fn a_body_that_outgrows_the_limit_of_files_is_an_error_and_no_end() {
+    let origin = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let url = format!("http://{}", origin.local_addr().expect("an address"));
+    thread::spawn(move || {
+        for stream in origin.incoming() {
+            let mut stream = stream.expect("a connection");
+            let len = stream.read(&mut [0; 4096]).expect("a request");
+            assert!(len > 0);
+            // Fails where it is not taken.
+            let _ = stream.write_all(&[b"HTTP/1.0 200 OK\r\n\r\n", &[7; 1 << 20][..]].concat());
+        }
+    });
+    for kit in kits(Part::Origin) {
+        let to = tempfile::tempdir().expect("a directory");
+        let mut sh = Command::new("sh");
+        // In blocks of 512 bytes, or of 1024: less than the file has in any case.
+        sh.args(["-c", r#"ulimit -f 1000; exec "$0" -p 0"#]).arg(kit.link(false, to.path()));
+        sh.env("GFPROXY_ORIGIN", &url).env("GFPROXY_ORIGIN_SPOOL_MEMORY_KB", "10");
+        let mut webproxy = Program::start(&mut sh);
+        let port = webproxy.port();
+        for _ in 0..2 {
+            assert_eq!(fetch(port, "/file"), ERROR, "{kit:?}");
+        }
+        let told = webproxy.stop().stderr;
+        assert_eq!(told.matches("File too large").count(), 2, "{kit:?}: {told}");
     }
 }
 
