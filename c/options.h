@@ -31,7 +31,7 @@ typedef struct {
 } option_t;
 
 /* What the library takes where no -S is given, for the usage text. */
-#define DEFAULT_SOCKET "[$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]"
+#define DEFAULT_SOCKET "[$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock]"
 
 /* The kinds of rows: {'t', "threads", "worker threads", NUMBER(&threads, 1, 200)} */
 #define NUMBER(value, least, most) .kind = OPTION_NUMBER, .number = (value), .min = (least), .max = (most)

@@ -1,9 +1,9 @@
 //! Where the command socket is, and who may own it.
 
 use std::env;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,19 +11,47 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
+use super::owner::{stranger, whose};
 use crate::sys::seqpacket::SeqPacket;
 
 /// An owner that was killed holds the lock until its memory is unmapped. Whoever takes its place without waiting for its
 /// end finds the lock taken for so long at most.
 const DYING: Duration = Duration::from_secs(2);
 
+/// The longest path that a socket can have: `sun_path` less the final NUL.
+const MAX_PATH: usize = 107;
+
 /// The socket that both sides use where nobody names one: `$XDG_RUNTIME_DIR/simplecached.sock`, else
-/// `/tmp/simplecached-<uid>.sock`.
+/// `/tmp/gfproxy-<uid>/simplecached.sock`, too, where that directory is not there, not this user's or too long.
 pub fn default_socket() -> PathBuf {
-    match env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if Path::new(&directory).is_absolute() => Path::new(&directory).join("simplecached.sock"),
-        _ => PathBuf::from(format!("/tmp/simplecached-{}.sock", geteuid())),
+    let is_ours =
+        |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == geteuid().as_raw());
+    let directory =
+        env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
+    let socket = directory.map(|directory| directory.join(NAME)).filter(|path| path.as_os_str().len() <= MAX_PATH);
+    socket.unwrap_or_else(|| own_directory().join(NAME))
+}
+
+const NAME: &str = "simplecached.sock";
+
+/// A directory of this user's alone, where the session has none.
+fn own_directory() -> PathBuf {
+    PathBuf::from(format!("/tmp/gfproxy-{}", geteuid()))
+}
+
+/// Makes [`own_directory`]. In /tmp another user may have been faster.
+fn make_own_directory() -> Result<(), BindError> {
+    let path = own_directory();
+    let io_error = |error| BindError::Io(path.clone(), error);
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io_error(error)),
+        _ => {}
     }
+    let found = fs::symlink_metadata(&path).map_err(io_error)?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() {
+        return Err(BindError::Foreign(path, format!("is {}", whose(&found))));
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(io_error)
 }
 
 /// Why the command socket cannot be had.
@@ -32,9 +60,12 @@ pub enum BindError {
     /// Another process serves it.
     #[error("{}: another simplecached serves this socket", .0.display())]
     InUse(PathBuf),
-    /// Something that is not a socket is in its place.
-    #[error("{}: is not a socket", .0.display())]
-    NotASocket(PathBuf),
+    /// Something that is not a socket is in its place; what and whose it is.
+    #[error("{}: is not a socket but {}: remove it, or choose another socket", .0.display(), .1)]
+    NotASocket(PathBuf, String),
+    /// Something is in the way that is not this user's, or cannot be of use; what and whose it is.
+    #[error("{}: {}: remove it, or choose another socket", .0.display(), .1)]
+    Foreign(PathBuf, String),
     /// What a service manager handed over cannot be used.
     #[error("the socket of LISTEN_FDS: {0}")]
     Inherit(#[source] io::Error),
@@ -86,21 +117,33 @@ impl BoundSocket {
     /// Takes the lock beside the socket, replaces what a dead owner left, binds and listens, mode 0600.
     pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
         let io_error = |error| BindError::Io(path.to_owned(), error);
+        if path.parent() == Some(&own_directory()) {
+            make_own_directory()?;
+        }
+        is_left_over(path)?;
         let lock = LockFile::beside(path)?;
-        match fs::symlink_metadata(path) {
-            Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
-                return Err(BindError::NotASocket(path.to_owned()));
-            }
-            // With the lock in our hands its owner is dead.
-            Ok(_) => fs::remove_file(path).map_err(io_error)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error(error)),
+        // With the lock in our hands its owner is dead.
+        if is_left_over(path)? {
+            fs::remove_file(path).map_err(io_error)?;
         }
         let socket = SeqPacket::listen(path).map_err(io_error)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
         let id = id(&fs::symlink_metadata(path).map_err(io_error)?);
         let path = path.to_owned();
         Ok(Self { socket, path: path.clone(), _files: Some(SocketFiles { path, id, _lock: lock }) })
+    }
+}
+
+/// Whether there is a socket of this user's. An error if there is anything else.
+fn is_left_over(path: &Path) -> Result<bool, BindError> {
+    if let Some(what) = stranger(path) {
+        return Err(BindError::Foreign(path.to_owned(), what));
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => Err(BindError::NotASocket(path.to_owned(), whose(&found))),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(BindError::Io(path.to_owned(), error)),
     }
 }
 
@@ -131,7 +174,12 @@ impl LockFile {
             Ok(None) => Err(BindError::InUse(socket.to_owned())),
             // The directory is missing, for the socket as for the lock.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(BindError::Io(socket.to_owned(), error)),
-            Err(error) => Err(BindError::Lock(socket.to_owned(), error)),
+            Err(error) => Err(match fs::symlink_metadata(&path).ok().filter(|found| !is_own_file(found)) {
+                Some(found) => {
+                    BindError::Foreign(socket.to_owned(), format!("{} is {}", path.display(), whose(&found)))
+                }
+                None => BindError::Lock(socket.to_owned(), error),
+            }),
         }
     }
 }
@@ -165,6 +213,10 @@ fn is_served(socket: &Path) -> bool {
     }
 }
 
+fn is_own_file(found: &Metadata) -> bool {
+    found.is_file() && found.uid() == geteuid().as_raw()
+}
+
 /// The lock, or None if another process holds it. A lock file that its owner removed between our open and our lock is
 /// nobody's lock: open it again.
 fn take_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
@@ -174,15 +226,19 @@ fn take_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
+            // A FIFO would keep its opener waiting for a reader.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)?;
+        if !is_own_file(&file.metadata()?) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(errno.into()),
         };
         let mine = lock.metadata()?;
-        if fs::metadata(path).is_ok_and(|now| id(&now) == id(&mine)) {
+        if fs::symlink_metadata(path).is_ok_and(|now| id(&now) == id(&mine)) {
             return Ok(Some(lock));
         }
     }

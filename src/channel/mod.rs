@@ -55,6 +55,7 @@ pub mod client;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod layout;
+mod owner;
 mod ring;
 pub mod server;
 mod store;

@@ -10,7 +10,7 @@ use crate::fixture::{Cache, files};
 use crate::programs::{ERROR, Program, fetch, program};
 
 /// Runs the program, which must fail with one line that contains all of `parts`.
-fn fails(command: &mut Command, parts: &[&str]) {
+pub fn fails(command: &mut Command, parts: &[&str]) {
     let ended = Program::run(command);
     assert_eq!(ended.status.code(), Some(1), "{command:?}: {ended:?}");
     assert_eq!(ended.stderr.lines().count(), 1, "{command:?}: {ended:?}");

@@ -14,6 +14,7 @@ mod failures;
 mod fileserver;
 mod options;
 mod parts;
+mod places;
 mod service_manager;
 mod signals;
 mod valgrind;

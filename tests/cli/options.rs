@@ -191,7 +191,7 @@ fn help_names_every_option_with_default_and_range() {
         "  -n, --segment-count N    shared-memory segments [32; 1 to 4096]",
         "  -z, --segment-size N     bytes in a segment [1048576; 824 to 67108864]",
         "  -S, --socket PATH        command socket of simplecached \
-         [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",
+         [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock]",
         "      --cache-wait-ms N    milliseconds that a request waits for an absent simplecached [10000; 0 to 4294967295]",
         "      --stall-ms N         drop a client that does not read for so many milliseconds [30000; 1 to 4294967295]",
         "      --drain-ms N         on SIGTERM, let transfers run for so many milliseconds [5000; 0 to 4294967295]",
@@ -205,7 +205,7 @@ fn help_names_every_option_with_default_and_range() {
         "  -t, --nthreads N         worker threads [8; 1 to 100]",
         "  -d, --delay N            microseconds by which each lookup is delayed [0; 0 to 2500000]",
         "  -S, --socket PATH        command socket to listen on \
-         [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock]",
+         [$XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock]",
         "      --metrics HOST:PORT  serve Prometheus metrics on this address, port 0: any free one",
         "  -v, --verbose            log more: -v info, -vv debug, -vvv trace",
         "  -V, --version            print the version",

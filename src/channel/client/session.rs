@@ -18,6 +18,7 @@ use super::pool::Pool;
 use super::witness::Witnesses;
 use crate::channel::arena::Arena;
 use crate::channel::layout::{FIRST_SEQUENCE, Layout};
+use crate::channel::owner::{is_trusted, stranger, user};
 use crate::channel::ring::{self, Area, Consumer, Violation};
 use crate::channel::wire::{FEATURE_HELD, FEATURE_WITNESS, Hello, HelloReply, VERSION, Witness};
 use crate::sys::seqpacket::SeqPacket;
@@ -73,6 +74,9 @@ impl ConnectError {
 impl Greeted {
     /// Connects and says HELLO.
     pub(crate) fn connect(path: &Path, layout: Layout, id: u64) -> Result<Self, ConnectError> {
+        if let Some(what) = stranger(path) {
+            return Err(ConnectError::Refused(format!("{what}: remove it, or choose another socket")));
+        }
         let socket = SeqPacket::connect(path).map_err(|error| {
             // The system says "connection refused" of any other file.
             match fs::metadata(path) {
@@ -82,8 +86,8 @@ impl Greeted {
         })?;
         let peer = socket.peer().map_err(ConnectError::Absent)?;
         let (uid, pid) = (peer.uid(), peer.pid());
-        if uid != nix::unistd::geteuid().as_raw() && uid != 0 {
-            return Err(ConnectError::Refused(format!("pid {pid} runs as user {uid}, not as this one")));
+        if !is_trusted(uid) {
+            return Err(ConnectError::Refused(format!("pid {pid} runs as {}, not as this user", user(uid))));
         }
         let (arena, memory) = Arena::create(layout).map_err(ConnectError::Memory)?;
         let hello = Hello {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::unistd::geteuid;
 
 use super::peer::Peer;
 use super::session::Session;
@@ -18,6 +17,7 @@ use super::{STOP, Shared, worker};
 use crate::channel::address::BoundSocket;
 use crate::channel::arena::Arena;
 use crate::channel::layout::Layout;
+use crate::channel::owner::is_trusted;
 use crate::channel::wire::{Hello, HelloReply, VERSION};
 use crate::sys::seqpacket::Received;
 
@@ -118,10 +118,8 @@ impl Boss {
             }
         };
         match socket.peer() {
-            Ok(peer) if peer.uid() != geteuid().as_raw() && peer.uid() != 0 => {
-                self.refuse(&socket, peer.pid(), &format!("user {} is not this daemon's", peer.uid()));
-            }
-            Ok(peer) => self.admit(socket, peer.pid()),
+            Ok(peer) if is_trusted(peer.uid()) => self.admit(socket, peer.pid()),
+            Ok(peer) => self.refuse(&socket, peer.pid(), &format!("user {} is not this daemon's", peer.uid())),
             Err(error) => warn!("a proxy without credentials: {error}"),
         }
         true

@@ -35,7 +35,7 @@ pub struct shm_channel_client_t(Arc<Client>);
 /// Makes a client. The server need not be there yet: the client's thread connects, and connects again when it was lost.
 ///
 /// `socket` is the path of the server's command socket, NUL-terminated, or NULL for the default
-/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock). `segments` is the number of shared-memory
+/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `segments` is the number of shared-memory
 /// segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle. `segment_size` is their
 /// size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is for how many milliseconds an
 /// open, or a transfer that has begun, waits for a server that is absent or silent. `client` receives the client; it is

@@ -118,8 +118,11 @@ impl From<ServerError> for shm_channel_error_t {
         error!("shm_channel_server_create: {error}");
         match error {
             ServerError::Bind(BindError::InUse(_)) => SHM_CHANNEL_IN_USE,
-            ServerError::Bind(BindError::NotASocket(_)) => {
+            ServerError::Bind(BindError::NotASocket(..)) => {
                 system(SHM_CHANNEL_SOCKET, &std::io::Error::from_raw_os_error(libc::ENOTSOCK))
+            }
+            ServerError::Bind(BindError::Foreign(..)) => {
+                system(SHM_CHANNEL_SOCKET, &std::io::Error::from_raw_os_error(libc::EPERM))
             }
             ServerError::Bind(BindError::Inherit(reason) | BindError::Lock(_, reason) | BindError::Io(_, reason)) => {
                 system(SHM_CHANNEL_SOCKET, &reason)

@@ -39,7 +39,7 @@ pub struct shm_channel_server_t(#[allow(dead_code, reason = "owned, and stopped 
 /// Makes a server and starts it. Clients of the same user, and of root, may connect.
 ///
 /// `socket` is the path of the command socket, NUL-terminated, or NULL for the default
-/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/simplecached-UID.sock). `threads` is the number of threads that serve
+/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `threads` is the number of threads that serve
 /// requests, 1 to SHM_CHANNEL_MAX_THREADS: a transfer whose client does not read holds none. `open` gives the files, see
 /// shm_channel_open_t; `user` is passed on to it. `server` receives the server; it is written only on success.
 ///
