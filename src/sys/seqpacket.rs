@@ -12,8 +12,8 @@ use nix::sys::socket::{
     self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sockopt,
 };
 
-/// The most descriptors that come with one datagram (the kernel's SCM_MAX_FD). The protocol asks for one; but those that find no room the
-/// kernel closes as they are received, which may take as long as the peer likes.
+/// The most descriptors that come with one datagram (the kernel's SCM_MAX_FD). The protocol asks for one; but those that
+/// find no room the kernel closes as they are received, which may take as long as the peer likes.
 const MAX_DESCRIPTORS: usize = 253;
 /// The bytes of their control message.
 // SAFETY: CMSG_SPACE only computes a number.

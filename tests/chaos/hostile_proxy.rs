@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use crate::channel::Honest;
 use crate::library::Library;
 use crate::pair::start_daemon;
+use crate::procfs::Holdings;
 use crate::programs::Program;
 use crate::roles::Proxy;
 use crate::seqpacket::{Area, FIRST_SEQUENCE, MAGIC, Peer, Sizes, get, hello, join};
@@ -397,6 +398,34 @@ fn a_descriptor_whose_close_takes_long_keeps_nobody_waiting() {
     scene.daemon.signal(Signal::SIGCONT);
     let mut fresh = Proxy::start(&scene.library, "fresh");
     fresh.fetches(10);
+    scene.end();
+}
+
+#[test]
+fn nothing_of_ended_sessions_stays_open_however_slow_its_close_is() {
+    const PEERS: usize = 100;
+    let scene = Scene::new();
+    let holdings = || Holdings::of(scene.daemon.pid());
+    let before = holdings();
+    let (mut others, mut peers) = (Vec::new(), Vec::new());
+    // While the daemon reads nothing, so that it will be the last to have them.
+    scene.daemon.freeze();
+    for _ in 0..PEERS {
+        let (peer, (slow, other)) = (scene.connect(), slow_to_close());
+        // A bad HELLO, and a descriptor behind it that nobody asks for any more.
+        for datagram in [&b"garbage"[..], b"more"] {
+            peer.send_with(datagram, &[slow.as_raw_fd()]).expect("send");
+        }
+        others.push(other);
+        peers.push(peer);
+    }
+    scene.daemon.signal(Signal::SIGCONT);
+    for peer in &peers {
+        while peer.receive().is_some() {}
+    }
+    // The honest proxy's files come and go.
+    crate::pair::until("all is closed", || (holdings().descriptors < before.descriptors + PEERS / 4).then_some(()));
+    assert_eq!(holdings().threads, before.threads, "a close takes no thread");
     scene.end();
 }
 

@@ -106,7 +106,7 @@ impl Boss {
     /// Takes one waiting connection. False if there is none, or none can be taken.
     fn accept(&mut self) -> bool {
         let socket = match self.bound.socket.accept() {
-            Ok(socket) => Peer::new(socket, Arc::clone(&self.shared.closers)),
+            Ok(socket) => Peer::new(socket),
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {
                     warn!("cannot accept a proxy: {error}");
@@ -130,8 +130,6 @@ impl Boss {
         if self.newcomers.len() >= MAX_NEWCOMERS
             && let Some(newcomer) = self.least_welcome().and_then(|id| self.newcomers.remove(&id))
         {
-            // Its close may take its time.
-            let _ = self.events.delete(newcomer.socket.as_fd());
             let pid = newcomer.pid;
             let what = format_args!("pid {pid} dropped: {MAX_NEWCOMERS} others connected before it said HELLO");
             self.shared.complaints.tell(pid, what);
@@ -215,7 +213,6 @@ impl Boss {
         self.newcomers.retain(|_, newcomer| {
             let in_time = now.duration_since(newcomer.since) < HELLO_LIMIT;
             if !in_time {
-                let _ = self.events.delete(newcomer.socket.as_fd());
                 let (pid, limit) = (newcomer.pid, HELLO_LIMIT.as_secs());
                 complaints.tell(pid, format_args!("pid {pid} dropped: no HELLO within {limit} s"));
             }
@@ -248,11 +245,7 @@ fn read_hello(socket: &Peer, features: u64) -> Result<Option<(Arena, u64)>, Stri
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let checked = check_hello(&buffer[..received.len], &received, features);
-    if checked.is_err() {
-        socket.discard(received.descriptors);
-    }
-    checked.map(Some)
+    check_hello(&buffer[..received.len], &received, features).map(Some)
 }
 
 fn check_hello(datagram: &[u8], received: &Received, features: u64) -> Result<(Arena, u64), String> {

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use log::info;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -29,7 +28,6 @@ use super::store::Store;
 use super::wire::{FEATURE_HELD, FEATURE_WITNESS};
 use crate::sys::process;
 use complaints::Complaints;
-use peer::Closers;
 use session::Session;
 use stats::Counters;
 pub use stats::ServerStats;
@@ -41,8 +39,6 @@ const STOP: u64 = 0;
 const MAX_SESSIONS: usize = 512;
 /// The most of them in one process: one that opens session after session must leave room for others.
 const MAX_SESSIONS_OF_A_PROCESS: usize = 64;
-/// How long a server that stops waits for the last closes.
-const CLOSING_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -79,7 +75,6 @@ pub(crate) struct Shared {
     /// The descriptors that this process may have.
     descriptors: usize,
     complaints: Complaints,
-    closers: Arc<Closers>,
     /// The sessions' sockets, each for one event at a time.
     requests: Epoll,
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
@@ -198,7 +193,6 @@ impl Server {
             threads: config.threads.max(1),
             descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft as usize),
             complaints: Complaints::default(),
-            closers: Arc::default(),
             requests,
             sessions: RwLock::new(HashMap::new()),
             counters: Counters::default(),
@@ -256,7 +250,6 @@ impl Server {
         for session in sessions {
             self.shared.end_session(&session, None);
         }
-        self.shared.closers.finish(CLOSING_LIMIT);
     }
 }
 

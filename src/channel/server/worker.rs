@@ -76,7 +76,6 @@ fn take_turn(shared: &Shared, session: &Arc<Session>, buffer: &mut [u8]) {
             Err(malformed) => Err(malformed.to_string()),
         }
     } else {
-        session.socket.discard(received.descriptors);
         Err("a request that is too long or brings descriptors".to_owned())
     };
     if let Err(reason) = served {
