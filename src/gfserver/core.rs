@@ -10,11 +10,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
-use super::complaints::Complaints;
 use super::crew::Crew;
 use super::instance::Seat;
 use super::parking::{Connection, Parking};
 use super::request::Malformed;
+use crate::logging::Limiter;
 use crate::sys::net::{self, Listener};
 
 /// The epoll's names for its descriptors: these two, and FIRST_PLACE plus the place of a parked connection.
@@ -53,7 +53,8 @@ pub(super) struct Core {
     pub(super) accept_paused: AtomicBool,
     /// The workers that have not left yet.
     pub(super) workers: AtomicUsize,
-    complaints: Complaints,
+    /// Of bad clients: one line a second, whoever they are.
+    complaints: Limiter<()>,
 }
 
 #[derive(Default)]
@@ -84,7 +85,7 @@ impl Core {
             end_limit: Mutex::new(None),
             accept_paused: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
-            complaints: Complaints::default(),
+            complaints: Limiter::new(module_path!(), 1),
         })
     }
 
@@ -199,20 +200,20 @@ impl Core {
         let oldest = self.parked.lock().connections.take_oldest(net::has_bytes);
         match oldest {
             Some(_) => self.complain_of_crowd(cause.desc()),
-            None => self.complaints.log(format_args!("gfserver: {}: new connections wait", cause.desc())),
+            None => self.complaints.warn((), format_args!("gfserver: {}: new connections wait", cause.desc())),
         }
         oldest.is_some()
     }
 
     fn complain_of_crowd(&self, cause: &str) {
-        self.complaints.log(format_args!("gfserver: {cause}: closing the connection that is idle longest"));
+        self.complaints.warn((), format_args!("gfserver: {cause}: closing the connection that is idle longest"));
     }
 
     /// Logs a request that no handler answers.
     pub(super) fn complain_of_request(&self, connection: &Connection, fault: Malformed) {
         let peer = net::peer(&connection.socket);
         let peer = peer.map_or_else(|| "a client that left".into(), |peer| peer.to_string());
-        self.complaints.log(format_args!("gfserver: malformed request from {peer}: {fault}"));
+        self.complaints.warn((), format_args!("gfserver: malformed request from {peer}: {fault}"));
     }
 
     pub(super) fn is_ending(&self) -> bool {

@@ -14,10 +14,8 @@
 //! - [`parking`]: the parked connections and their deadlines.
 //! - [`answer`]: what may still be sent in answer to a request, and how the connection ends.
 //! - [`request`]: the request line.
-//! - [`complaints`]: at most one log line a second about bad clients.
 
 mod answer;
-mod complaints;
 mod core;
 mod crew;
 mod housekeeping;

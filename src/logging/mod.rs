@@ -1,5 +1,6 @@
 //! Where log lines go: standard error, one line each, through the `log` facade. `docs/logging.md` describes them.
 
+mod limit;
 mod line;
 mod queue;
 
@@ -15,6 +16,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record, warn};
 use parking_lot::Mutex;
 
 use crate::sys::process::{at_exit, spawn};
+pub(crate) use limit::{LeftOut, Limiter};
 use line::Format;
 use queue::Queue;
 
@@ -135,7 +137,7 @@ impl Logger {
     /// The line that tells of lines that were dropped.
     fn dropped(&self, count: u64) -> Vec<u8> {
         let fields = [("dropped", count)];
-        let args = format_args!("{count} log lines dropped: standard error did not take them in time");
+        let args = format_args!("{count} log lines dropped: standard error did not take them");
         let record = Record::builder().level(Level::Warn).target(module_path!()).args(args).key_values(&fields).build();
         self.format.line(&record, Timestamp::now())
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -174,4 +175,23 @@ fn a_client_that_leaves_is_logged_with_what_it_got() {
     let sent: usize = line.split(" CUT ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("bytes");
     assert!(sent > 0 && sent < LARGE, "{line}");
     assert!(line.contains(" 127.0.0.1:"), "{line}");
+}
+
+/// Without `-v`, where only failures are told of.
+#[test]
+fn a_client_that_fails_at_will_leaves_a_few_lines() {
+    const REQUESTS: usize = 300;
+    let directory = directory();
+    fs::write(directory.path().join("large"), bytes(1, LARGE)).expect("a file");
+    let pair = Pair::start_with(directory, "/a a\n/large large\n", daemon(), proxy(&["-t", "8"]));
+    let begun = Instant::now();
+    for _ in 0..REQUESTS {
+        let mut client = crate::programs::request(pair.port, "/large");
+        std::io::Read::read_exact(&mut client, &mut [0; 20]).expect("the beginning");
+    }
+    // One more a second.
+    let most = 32 + begun.elapsed().as_secs() as usize + 10;
+    let told = pair.proxy.stop().stderr;
+    let lines = told.lines().filter(|line| line.contains(" /large CUT ")).count();
+    assert!((32..=most).contains(&lines), "{lines} lines, {most} at most");
 }

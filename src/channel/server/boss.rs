@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::getpid;
 
 use super::peer::Peer;
 use super::session::Session;
@@ -109,7 +110,7 @@ impl Boss {
             Ok(socket) => Peer::new(socket),
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {
-                    warn!("cannot accept a proxy: {error}");
+                    self.shared.complaints.warn(getpid().as_raw(), format_args!("cannot accept a proxy: {error}"));
                     self.shared.store.close_some();
                     self.listen_for(EpollFlags::empty());
                     self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
@@ -132,7 +133,7 @@ impl Boss {
         {
             let pid = newcomer.pid;
             let what = format_args!("pid {pid} dropped: {MAX_NEWCOMERS} others connected before it said HELLO");
-            self.shared.complaints.tell(pid, what);
+            self.shared.complaints.warn(pid, what);
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -141,7 +142,7 @@ impl Boss {
             Ok(()) => {
                 self.newcomers.insert(id, Newcomer { socket, pid, since: Instant::now() });
             }
-            Err(errno) => self.shared.complaints.tell(pid, format_args!("pid {pid} dropped: epoll_ctl: {errno}")),
+            Err(errno) => self.shared.complaints.warn(pid, format_args!("pid {pid} dropped: epoll_ctl: {errno}")),
         }
     }
 
@@ -156,7 +157,7 @@ impl Boss {
     }
 
     fn refuse(&self, socket: &Peer, pid: i32, reason: &str) {
-        self.shared.complaints.tell(pid, format_args!("pid {pid} refused: {reason}"));
+        self.shared.complaints.warn(pid, format_args!("pid {pid} refused: {reason}"));
         // A peer that does not take its refusal just sees the end of the connection.
         let _ = socket.send(&HelloReply::Refused(reason.to_owned()).encode(), None);
     }
@@ -180,7 +181,7 @@ impl Boss {
         };
         let welcome = HelloReply::Welcome { version: VERSION, features };
         if let Err(error) = socket.send(&welcome.encode(), None) {
-            return self.shared.complaints.tell(pid, format_args!("pid {pid} dropped: {error}"));
+            return self.shared.complaints.warn(pid, format_args!("pid {pid} dropped: {error}"));
         }
         if let Ok(process) = socket.peer_pidfd()
             && self.events.add(process.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id)).is_ok()
@@ -214,7 +215,7 @@ impl Boss {
             let in_time = now.duration_since(newcomer.since) < HELLO_LIMIT;
             if !in_time {
                 let (pid, limit) = (newcomer.pid, HELLO_LIMIT.as_secs());
-                complaints.tell(pid, format_args!("pid {pid} dropped: no HELLO within {limit} s"));
+                complaints.warn(pid, format_args!("pid {pid} dropped: no HELLO within {limit} s"));
             }
             in_time
         });

@@ -3,7 +3,6 @@
 //! Every request that is read is answered by exactly one end of its lease, or its session ends.
 
 mod boss;
-mod complaints;
 mod peer;
 mod session;
 mod stats;
@@ -26,8 +25,8 @@ use parking_lot::{Mutex, RwLock};
 use super::address::{BindError, BoundSocket, default_socket};
 use super::store::Store;
 use super::wire::{FEATURE_HELD, FEATURE_WITNESS};
+use crate::logging::Limiter;
 use crate::sys::process;
-use complaints::Complaints;
 use session::Session;
 use stats::Counters;
 pub use stats::ServerStats;
@@ -39,6 +38,9 @@ const STOP: u64 = 0;
 const MAX_SESSIONS: usize = 512;
 /// The most of them in one process: one that opens session after session must leave room for others.
 const MAX_SESSIONS_OF_A_PROCESS: usize = 64;
+
+/// So many lines about one process may come at once: each fault once, a flood of them as a few.
+const MOST_COMPLAINTS: u32 = 32;
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -74,7 +76,8 @@ pub(crate) struct Shared {
     threads: usize,
     /// The descriptors that this process may have.
     descriptors: usize,
-    complaints: Complaints,
+    /// By the peer's process.
+    complaints: Limiter<i32>,
     /// The sessions' sockets, each for one event at a time.
     requests: Epoll,
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
@@ -161,7 +164,7 @@ impl Shared {
             Some(fault) => {
                 self.counters.dropped();
                 let (id, pid) = (session.id, session.pid);
-                self.complaints.tell(pid, format_args!("session {id} (pid {pid}) dropped: {fault}"));
+                self.complaints.warn(pid, format_args!("session {id} (pid {pid}) dropped: {fault}"));
             }
             None => info!("session {} (pid {}) ended", session.id, session.pid),
         }
@@ -192,7 +195,7 @@ impl Server {
             store,
             threads: config.threads.max(1),
             descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft as usize),
-            complaints: Complaints::default(),
+            complaints: Limiter::new(module_path!(), MOST_COMPLAINTS),
             requests,
             sessions: RwLock::new(HashMap::new()),
             counters: Counters::default(),

@@ -211,7 +211,8 @@ impl Lease<'_> {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    warn!("session {}: read at {at}: {error}", self.session.id);
+                    let (id, pid) = (self.session.id, self.session.pid);
+                    self.shared.complaints.warn(pid, format_args!("session {id}: read at {at}: {error}"));
                     self.end(Kind::Failed);
                     return Ok(());
                 }
