@@ -46,7 +46,7 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// How many lines were dropped so far.
+    /// How many lines were dropped or refused so far.
     pub(super) fn lost(&self) -> u64 {
         self.waiting.lock().lost
     }
@@ -73,15 +73,22 @@ impl Queue {
     pub(super) fn write_to(&self, mut target: impl Write + AsFd, told: impl Fn(u64) -> Vec<u8>) {
         let mut lines = Vec::new();
         while let Some(dropped) = self.take(&mut lines) {
-            // Lines are dropped after those that wait, never before.
-            if dropped > 0 {
-                lines.extend_from_slice(&told(dropped));
-            }
-            for piece in pieces(&lines) {
-                write_all(&mut target, piece);
-            }
+            let refused = pieces(&lines).map(|piece| write_all(&mut target, piece)).sum();
             lines.clear();
+            // Lines are dropped after those that wait, never before.
+            let untold = dropped + refused;
+            if untold > 0 {
+                let is_told = write_all(&mut target, &told(untold)) == 0;
+                self.note(refused, if is_told { 0 } else { untold });
+            }
         }
+    }
+
+    /// Counts lines that the target refused, and those that it could not be told of yet.
+    fn note(&self, refused: u64, untold: u64) {
+        let mut waiting = self.waiting.lock();
+        waiting.lost += refused;
+        waiting.dropped += untold;
     }
 
     /// Waits for lines and takes them all, in exchange for an empty buffer. Returns how many were dropped; None at the end.
@@ -119,17 +126,19 @@ fn pieces(mut lines: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn write_all(target: &mut (impl Write + AsFd), mut bytes: &[u8]) {
+/// Writes lines. Returns how many of them the target did not take whole.
+fn write_all(target: &mut (impl Write + AsFd), mut bytes: &[u8]) -> u64 {
     while !bytes.is_empty() {
         match target.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Whoever shares the terminal may have made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for_room(target),
-            // There is nobody to tell.
-            Err(_) => return,
+            // A full disk, or a pipe that nobody reads any more.
+            Err(_) => return memchr::memchr_iter(b'\n', bytes).count() as u64,
         }
     }
+    0
 }
 
 fn wait_for_room(target: &impl AsFd) {

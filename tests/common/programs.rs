@@ -164,11 +164,19 @@ impl Program {
 
     /// The port that the program listens on at all addresses, as webproxy does; its metrics are elsewhere.
     pub fn port_at_all_addresses(&mut self) -> u16 {
+        self.port_where("listens at all addresses", |address| address.bytes().all(|digit| digit == b'0'))
+    }
+
+    /// The port that the program listens on at one address, as those do that serve metrics.
+    pub fn port_at_one_address(&mut self) -> u16 {
+        self.port_where("listens at one address", |address| address.bytes().any(|digit| digit != b'0'))
+    }
+
+    fn port_where(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> u16 {
         let mut port = None;
-        self.until("listens at all addresses", |program| {
-            let ports = listening_ports(program.child.id());
-            port =
-                ports.into_iter().find(|(address, _)| address.bytes().all(|digit| digit == b'0')).map(|(_, port)| port);
+        self.until(what, |program| {
+            let mut ports = listening_ports(program.child.id()).into_iter();
+            port = ports.find(|(address, _)| fits(address)).map(|(_, port)| port);
             port.is_some()
         });
         port.expect("it listens")

@@ -81,6 +81,32 @@ fn requests_are_served_and_lines_are_dropped_and_counted() {
     assert_eq!(logged + dropped, REQUESTS);
 }
 
+/// A full disk, and a pipe whose reader has left.
+#[test]
+fn lines_that_standard_error_refuses_are_counted() {
+    const REQUESTS: usize = 20;
+    for (file, is_pipe) in [("/dev/full", false), ("stderr", true)] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join(file);
+        if is_pipe {
+            mkfifo(&file, Mode::S_IRWXU).expect("a FIFO");
+        }
+        let mut sh = Command::new("sh");
+        // A FIFO that is open for both lets itself be opened; then its reader leaves.
+        sh.args(["-c", r#"exec 3<>"$0" 2>"$0" 3<&-; exec "$@""#]).arg(&file).arg(program("webproxy_noasan"));
+        sh.args(["-v", "--metrics", "127.0.0.1:0"]);
+        let mut pair = Pair::start_with(directory, "", noasan("simplecached_noasan"), sh);
+        let metrics = format!("127.0.0.1:{}", pair.proxy.port_at_one_address());
+        for _ in 0..REQUESTS {
+            assert_eq!(pair.fetch("/none"), NOT_FOUND);
+        }
+        pair.proxy.until("counts all lines", |_| {
+            crate::scrape::series(&metrics)["gfproxy_log_lines_dropped_total"] >= REQUESTS as f64
+        });
+        assert_eq!(pair.proxy.stop().status.code(), Some(0));
+    }
+}
+
 #[test]
 fn the_programs_end_on_sigterm() {
     let directory = tempfile::tempdir().expect("a directory");
