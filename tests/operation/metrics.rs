@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -171,14 +172,32 @@ fn the_server_speaks_http() {
 
 #[test]
 fn a_scraper_that_says_nothing_is_left() {
-    let (pair, daemon, _) = pair(&[]);
+    let (mut pair, daemon, _) = pair(&[]);
     let mut silent = TcpStream::connect(&daemon).expect("connect");
     silent.write_all(b"GET /metr").expect("write");
-    assert!(text(&daemon).contains("simplecached_peers 1"), "the next scraper is served all the same");
+    // The next scrapers are served all the same.
+    until(&mut pair.daemon, &daemon, "simplecached_peers", 1.0);
     assert_eq!(silent.read(&mut [0]).expect("the end"), 0);
     // One that is there at the end does not keep the program from it.
     let _silent = TcpStream::connect(&daemon).expect("connect");
     assert_eq!(pair.daemon.stop().status.code(), Some(0));
+}
+
+/// More than the exporter keeps, too: who asks is answered at once.
+#[test]
+fn scrapers_that_say_nothing_keep_nobody_waiting() {
+    let (pair, daemon, proxy) = pair(&[]);
+    for address in [daemon, proxy] {
+        for count in [20, 200] {
+            let silent: Vec<_> = (0..count).map(|_| TcpStream::connect(&address).expect("connect")).collect();
+            let begun = Instant::now();
+            assert!(text(&address).contains("process_threads"));
+            // In turn, 20 of 2 s each would come first.
+            assert!(begun.elapsed() < Duration::from_secs(20), "{count}: {:?}", begun.elapsed());
+            drop(silent);
+        }
+    }
+    drop(pair);
 }
 
 #[test]
