@@ -21,7 +21,7 @@ pub struct Config {
     pub total_timeout: Duration,
     /// How often a request is repeated that failed before the header was sent.
     pub retries: u32,
-    /// How often a body that broke off is gone on with.
+    /// How often a body that broke off is gone on with, unless it made progress meanwhile.
     pub resumes: u32,
     /// What is waited before the first repetition; each following one waits twice as long.
     pub backoff: Duration,

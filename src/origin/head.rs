@@ -1,6 +1,7 @@
 //! The head of an HTTP response, as far as a relay needs it.
 
-use std::time::Duration;
+use std::mem;
+use std::time::{Duration, SystemTime};
 
 /// The length of the body that a head announces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,10 +41,15 @@ pub(super) struct Head {
     /// What `Transfer-Encoding`, which overrides a length, says of it.
     transfer_length: Option<Length>,
     pub(super) encoding: Encoding,
-    pub(super) content_range: Option<ContentRange>,
+    content_range: Option<Vec<u8>>,
+    /// Whether the body is a list of ranges, each with a head of its own.
+    byteranges: bool,
     etag: Option<Vec<u8>>,
     last_modified: Option<Vec<u8>>,
     date: Option<Vec<u8>>,
+    retry_after: Option<Vec<u8>>,
+    /// Where the redirects before this head led to, without queries: those hold signatures that change.
+    place: Vec<u8>,
     complete: bool,
 }
 
@@ -52,7 +58,7 @@ impl Head {
     pub(super) fn line(&mut self, line: &[u8]) {
         let line = line.trim_ascii_end();
         if line.starts_with(b"HTTP/") {
-            *self = Self { status: status(line), ..Self::default() };
+            *self = Self { status: status(line), place: mem::take(&mut self.place), ..Self::default() };
         } else if line.is_empty() {
             self.complete = true;
         } else if !self.complete
@@ -81,14 +87,28 @@ impl Head {
                 _ => Encoding::Other,
             };
         } else if is("content-range") {
-            self.content_range = content_range(value);
+            put(&mut self.content_range, value);
+        } else if is("content-type") {
+            self.byteranges = value.to_ascii_lowercase().starts_with(b"multipart/byteranges");
         } else if is("etag") {
-            self.etag = Some(value.to_vec());
+            put(&mut self.etag, value);
         } else if is("last-modified") {
-            self.last_modified = Some(value.to_vec());
+            put(&mut self.last_modified, value);
         } else if is("date") {
-            self.date = Some(value.to_vec());
+            put(&mut self.date, value);
+        } else if is("retry-after") {
+            put(&mut self.retry_after, value);
+        } else if is("location") && (300..400).contains(&self.status) {
+            self.follow(value);
         }
+    }
+
+    fn follow(&mut self, location: &[u8]) {
+        let path = location.split(|b| b"?#".contains(b)).next().unwrap_or_default();
+        if path.windows(3).any(|bytes| bytes == b"://") {
+            self.place.clear();
+        }
+        self.place.extend_from_slice(path);
     }
 
     /// Whether this is all of the head of a final response. libcurl takes a connection that ends in the middle of a head
@@ -102,20 +122,62 @@ impl Head {
         self.transfer_length.unwrap_or(self.content_length)
     }
 
+    /// The one range that the body is.
+    pub(super) fn content_range(&self) -> Option<ContentRange> {
+        content_range(self.content_range.as_deref().filter(|_| !self.byteranges)?)
+    }
+
     /// What names this version of the file and no other, fit for `If-Range`: a strong entity tag, else a date of
     /// modification that is old enough to be strong (RFC 9110, 8.8.2.2).
-    pub(super) fn validator(&self) -> Option<Vec<u8>> {
+    pub(super) fn validator(&self) -> Option<&[u8]> {
+        // A 203 may be another's version of the file. Encodings that have no name here cannot be told apart.
+        if self.status != 200 || self.encoding == Encoding::Other {
+            return None;
+        }
         if let Some(tag) = &self.etag {
-            let strong = tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"");
-            return strong.then(|| tag.clone());
+            let opaque = tag.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\""));
+            return opaque.is_some_and(|opaque| !opaque.contains(&b'"')).then_some(tag);
         }
         let modified = self.last_modified.as_ref()?;
         let age = http_date(self.date.as_ref()?)?.duration_since(http_date(modified)?).ok()?;
-        (age >= Duration::from_secs(1)).then(|| modified.clone())
+        (age >= Duration::from_secs(1)).then_some(modified)
+    }
+
+    /// Whether this is of the version that `first`, which has a validator, began with. A server that ignores `If-Range`
+    /// goes on with any version, so all that tells versions apart must be the same. Validators of two places say nothing
+    /// about each other. Only `Last-Modified` may be left out, next to an entity tag (RFC 9110, 15.3.7).
+    pub(super) fn is_version_of(&self, first: &Self) -> bool {
+        let no_date = first.etag.is_some() && self.last_modified.is_none();
+        self.etag == first.etag
+            && (no_date || self.last_modified == first.last_modified)
+            && self.encoding == first.encoding
+            && self.place == first.place
+    }
+
+    /// What `Retry-After` asks to wait. A date is taken by the origin's own clock, if it tells that.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let value = self.retry_after.as_ref()?;
+        if let Some(seconds) = decimal(value) {
+            return Some(Duration::from_secs(seconds));
+        }
+        let now = self.date.as_deref().and_then(http_date).unwrap_or_else(SystemTime::now);
+        Some(http_date(value)?.duration_since(now).unwrap_or_default())
     }
 }
 
-fn http_date(text: &[u8]) -> Option<std::time::SystemTime> {
+/// Notes a field that a head has once. Values that differ become a list, which is no value of any of these fields.
+fn put(field: &mut Option<Vec<u8>>, value: &[u8]) {
+    match field {
+        None => *field = Some(value.to_vec()),
+        Some(before) if before == value => {}
+        Some(before) => {
+            before.extend_from_slice(b", ");
+            before.extend_from_slice(value);
+        }
+    }
+}
+
+fn http_date(text: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(str::from_utf8(text).ok()?).ok()
 }
 
@@ -255,6 +317,10 @@ mod tests {
         for (fields, validator) in [
             (&["ETag: \"v1\""][..], Some("\"v1\"")),
             (&["ETag: W/\"v1\"", &modified, "Date: Tue, 15 Nov 1994 12:45:27 GMT"], None),
+            (&["ETag: \"v1\"", "ETag: \"v1\""], Some("\"v1\"")),
+            (&["ETag: \"v1\"", "ETag: \"v2\""], None),
+            (&["ETag: \"v1\"", "Content-Encoding: br"], None),
+            (&["ETag: \"v1\", \"v2\""], None),
             (&["ETag: v1"], None),
             (&["ETag: \""], None),
             (&[&modified, "Date: Tue, 15 Nov 1994 12:45:27 GMT"], Some(day)),
@@ -263,7 +329,7 @@ mod tests {
             (&["Last-Modified: yesterday", "Date: Tue, 15 Nov 1994 12:45:27 GMT"], None),
         ] {
             let lines: Vec<_> = ["HTTP/1.1 200 OK"].iter().chain(fields).copied().collect();
-            assert_eq!(head(&lines).validator(), validator.map(|v| v.as_bytes().to_vec()), "{fields:?}");
+            assert_eq!(head(&lines).validator(), validator.map(str::as_bytes), "{fields:?}");
         }
     }
 
@@ -284,5 +350,40 @@ mod tests {
         ] {
             assert_eq!(content_range(text.as_bytes()), expected, "{text}");
         }
+    }
+    #[test]
+    fn a_wait_is_told_in_seconds_or_by_the_origins_clock() {
+        let date = "Date: Tue, 15 Nov 1994 12:45:26 GMT";
+        for (fields, seconds) in [
+            (&["Retry-After: 120"][..], Some(120)),
+            (&["Retry-After: Tue, 15 Nov 1994 12:46:26 GMT", date], Some(60)),
+            (&["Retry-After: Tue, 15 Nov 1994 12:44:26 GMT", date], Some(0)),
+            (&["Retry-After: Tue, 15 Nov 1994 12:44:26 GMT"], Some(0)),
+            (&["Retry-After: 1", "Retry-After: 2"], None),
+            (&["Retry-After: -1"], None),
+            (&["Retry-After: soon"], None),
+            (&[], None),
+        ] {
+            let lines: Vec<_> = ["HTTP/1.1 503 Busy"].iter().chain(fields).copied().collect();
+            assert_eq!(head(&lines).retry_after(), seconds.map(Duration::from_secs), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_where_the_last_redirect_led_to() {
+        let place = |locations: &[&str]| {
+            let mut head = Head::default();
+            for location in locations {
+                head.line(b"HTTP/1.1 302 Found\r\n");
+                head.line(format!("Location: {location}\r\n\r\n").as_bytes());
+            }
+            head.line(b"HTTP/1.1 200 OK\r\n");
+            head.line(b"Location: elsewhere\r\n");
+            String::from_utf8(head.place).expect("ASCII")
+        };
+        assert_eq!(place(&[]), "");
+        assert_eq!(place(&["http://a/x?signature=1", "/y"]), "http://a/x/y");
+        assert_eq!(place(&["/z", "http://a/x#part"]), "http://a/x");
+        assert_eq!(place(&["/x?from=http://a/"]), "/x");
     }
 }

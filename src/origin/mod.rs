@@ -16,7 +16,6 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -142,23 +141,25 @@ impl Origin {
         let outcome = loop {
             let before = transfer.delivered();
             let result = easy.perform(transfer);
-            let Failure { reason, transient } = match transfer.finish(result) {
+            let Failure { reason, again } = match transfer.finish(result) {
                 End::Done(outcome) => break outcome,
                 End::Failure(failure) => failure,
             };
             let rest = transfer.rest();
             let reached = match &rest {
                 Rest::All => Reached::Nothing,
-                Rest::From { .. } => Reached::Body { more: transfer.delivered() > before },
+                Rest::From { offset, length, .. } => Reached::Body { more: offset - before, of: *length },
                 Rest::Lost => break transfer.give_up(reason),
             };
-            let wait = if transient { repetition.next(reached, Instant::now()) } else { None };
+            let wait = again.and_then(|least| repetition.next(reached, least, Instant::now()));
             let Some(wait) = wait else {
                 break transfer.give_up(reason);
             };
             log::debug!("origin: {reason}; going on from byte {} in {wait:?}", transfer.delivered());
-            thread::sleep(wait);
-            if let Rest::From { offset, if_range } = rest {
+            if !transfer.wait(wait) {
+                break transfer.give_up(reason);
+            }
+            if let Rest::From { offset, if_range, .. } = rest {
                 easy.set_range(Some((offset, &if_range)))?;
                 ranged = true;
             }

@@ -23,6 +23,12 @@ pub(super) fn meaning(status: u16) -> Meaning {
     }
 }
 
+/// Whether a status says that another request may fare better: that the server, or what stands before it, is not ready.
+pub(super) fn is_transient(status: u16) -> bool {
+    // 522 and 524 are a content network's words for an origin that it could not reach.
+    matches!(status, 408 | 425 | 429 | 502 | 503 | 504 | 522 | 524)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,13 +4,14 @@ use std::ffi::CString;
 use std::mem;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::body::Body;
 use super::config::Config;
 use super::head::{Encoding, Head, Length};
 use super::spool::{Budget, DeliverError, Spool};
-use super::status::{Meaning, meaning};
+use super::status::{Meaning, is_transient, meaning};
 use super::watch::{Late, Watch};
 use crate::reply::{ClientGone, Outcome};
 use crate::sys::curl::{Error, Receiver, Wire};
@@ -19,6 +20,8 @@ use crate::sys::curl::{Error, Receiver, Wire};
 const DRAIN: usize = 64 << 10;
 /// All heads of one attempt together.
 const MAX_HEADS: usize = 256 << 10;
+/// How often a wait looks whether it still has a purpose.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Where the file goes: its length, then exactly so many bytes.
 pub(super) trait Sink {
@@ -40,8 +43,8 @@ pub(super) enum End {
 pub(super) enum Rest {
     /// The client has nothing yet.
     All,
-    /// The client has the bytes up to `offset`; the field makes the origin go on with the same version of the file.
-    From { offset: u64, if_range: CString },
+    /// The client has the first `offset` of `length` bytes; the field makes the origin go on with the same version.
+    From { offset: u64, length: u64, if_range: CString },
     /// The client has a part, and nothing tells whether the rest would be of the same version.
     Lost,
 }
@@ -50,8 +53,8 @@ pub(super) enum Rest {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) reason: String,
-    /// Whether another attempt may fare better.
-    pub(super) transient: bool,
+    /// What is to be waited at least before another attempt; `None` where none may fare better.
+    pub(super) again: Option<Duration>,
 }
 
 impl From<Failure> for End {
@@ -67,11 +70,11 @@ impl From<ClientGone> for End {
 }
 
 fn lasting(reason: impl ToString) -> End {
-    Failure { reason: reason.to_string(), transient: false }.into()
+    Failure { reason: reason.to_string(), again: None }.into()
 }
 
 fn transient(reason: impl ToString) -> End {
-    Failure { reason: reason.to_string(), transient: true }.into()
+    Failure { reason: reason.to_string(), again: Some(Duration::ZERO) }.into()
 }
 
 /// What the current attempt does with its body.
@@ -106,8 +109,8 @@ pub(super) struct Transfer<'a> {
     /// The length in the header that the client has got.
     announced: Option<u64>,
     delivered: u64,
-    /// Names the version of the file that the client is getting.
-    validator: Option<Vec<u8>>,
+    /// The head that the file which the client is getting began with, once another attempt has begun.
+    first: Option<Head>,
 }
 
 impl<'a> Transfer<'a> {
@@ -130,7 +133,7 @@ impl<'a> Transfer<'a> {
             stop: None,
             announced: None,
             delivered: 0,
-            validator: None,
+            first: None,
         }
     }
 
@@ -141,11 +144,10 @@ impl<'a> Transfer<'a> {
 
     /// What another attempt would have to ask for.
     pub(super) fn rest(&self) -> Rest {
-        if self.announced.is_none() {
-            return Rest::All;
-        }
-        let field = self.validator.as_deref().and_then(|tag| CString::new([b"If-Range: ", tag].concat()).ok());
-        field.map_or(Rest::Lost, |if_range| Rest::From { offset: self.delivered, if_range })
+        let Some(length) = self.announced else { return Rest::All };
+        let validator = self.first.as_ref().unwrap_or(&self.head).validator();
+        let field = validator.and_then(|validator| CString::new([b"If-Range: ", validator].concat()).ok());
+        field.map_or(Rest::Lost, |if_range| Rest::From { offset: self.delivered, length, if_range })
     }
 
     /// The outcome of a request that failed for good.
@@ -155,15 +157,31 @@ impl<'a> Transfer<'a> {
 
     /// Prepares for another attempt.
     pub(super) fn begin_attempt(&mut self) {
+        let head = mem::take(&mut self.head);
         if self.announced.is_some() {
+            self.first.get_or_insert(head);
             self.sink.resumed();
         }
         self.watch.attempt_begins(Instant::now());
-        self.head = Head::default();
         self.heads_len = 0;
         self.mode = Mode::Undecided;
         self.received = 0;
         self.stop = None;
+    }
+
+    /// Waits before another attempt; false if nobody waits for it any more, or no time is left.
+    pub(super) fn wait(&mut self, wait: Duration) -> bool {
+        let end = Instant::now() + wait;
+        loop {
+            let now = Instant::now();
+            if self.sink.is_abandoned() || self.watch.is_over(now) {
+                return false;
+            }
+            if now >= end {
+                return true;
+            }
+            thread::sleep(LOOK.min(end - now));
+        }
     }
 
     /// What became of the attempt that libcurl ended with `result`.
@@ -172,7 +190,7 @@ impl<'a> Transfer<'a> {
             return stop;
         }
         if let Err(error) = result {
-            return Failure { transient: error.is_transient(), reason: error.to_string() }.into();
+            return if error.is_transient() { transient(error) } else { lasting(error) };
         }
         self.complete().unwrap_or_else(|end| end)
     }
@@ -218,8 +236,18 @@ impl<'a> Transfer<'a> {
     fn no_file(&self) -> End {
         match meaning(self.head.status) {
             Meaning::NotFound if self.announced.is_none() => End::Done(Outcome::NotFound),
+            _ if self.announced.is_some() => self.no_rest(),
             _ => lasting(format_args!("the origin answered {}", self.head.status)),
         }
+    }
+
+    /// The same where the rest of a file was asked for. Not asked for again is what the answer rules out.
+    fn no_rest(&self) -> End {
+        let status = self.head.status;
+        let wait = self.head.retry_after().unwrap_or_default();
+        let told = if wait.is_zero() { String::new() } else { format!(", and to come back in {wait:?},") };
+        let reason = format!("the origin answered {status}{told} when asked for the rest");
+        Failure { reason, again: is_transient(status).then_some(wait) }.into()
     }
 
     /// The head of the final response is here: what its body is for.
@@ -244,10 +272,7 @@ impl<'a> Transfer<'a> {
             (_, Length::Malformed) => {
                 Err(lasting("the origin sent a malformed length or an unknown transfer encoding"))
             }
-            (Encoding::None, Length::Known(_)) => {
-                self.validator = self.head.validator();
-                Ok(Mode::Stream { skip: 0 })
-            }
+            (Encoding::None, Length::Known(_)) => Ok(Mode::Stream { skip: 0 }),
             (Encoding::None, Length::Unknown) => Ok(Mode::Keep(Body::plain(spool()))),
             (Encoding::Gzip, _) => Ok(Mode::Keep(Body::gzip(spool()))),
             (Encoding::Other, _) => Err(lasting("the origin sent a content encoding that was not asked for")),
@@ -257,32 +282,31 @@ impl<'a> Transfer<'a> {
     /// An answer to a request for the rest of a file of `length` bytes. It must be of the same version: two versions
     /// are never mixed.
     fn decide_on_rest(&self, length: u64) -> Result<Mode, End> {
-        let same_version = self.head.validator() == self.validator;
-        // The beginning was not encoded, or its encoding is the file's own.
-        let encoded = self.head.encoding != Encoding::None && !self.keeps_encoding;
-        match self.head.status {
-            200 | 206 if encoded || self.head.length() == Length::Malformed => {
-                Err(lasting("the origin went on in an encoding or with a length that cannot be used"))
-            }
-            206 => {
-                let right = self.head.content_range.is_some_and(|range| {
-                    range.first == self.delivered
-                        && range.last == length - 1
-                        && range.total.is_none_or(|total| total == length)
-                });
-                // A 206 may leave out the validator that If-Range has matched, but not bring another.
-                if !right || (self.head.validator().is_some() && !same_version) {
-                    return Err(lasting("the origin went on with another range or another version of the file"));
-                }
-                Ok(Mode::Stream { skip: 0 })
-            }
+        let head = &self.head;
+        let skip = match head.status {
+            206 if self.is_rest(length) => 0,
+            206 => return Err(lasting("the origin went on with another range")),
             // No ranges here: the same version once more, of which the client has the beginning.
-            200 if same_version && self.head.length() == Length::Known(length) => {
-                Ok(Mode::Stream { skip: self.delivered })
-            }
-            200 => Err(lasting("the file at the origin has changed")),
-            status => Err(lasting(format_args!("the origin answered {status} when asked for the rest"))),
+            200 if head.length() == Length::Known(length) => self.delivered,
+            200 => return Err(lasting("the file at the origin has changed")),
+            _ => return Ok(Mode::Drain(DRAIN)),
+        };
+        if !self.first.as_ref().is_some_and(|first| head.is_version_of(first)) {
+            return Err(lasting("the file at the origin has changed: it went on with another version"));
         }
+        Ok(Mode::Stream { skip })
+    }
+
+    /// Whether the head announces all that is still wanted of `length` bytes, and nothing else.
+    fn is_rest(&self, length: u64) -> bool {
+        let wanted = length - self.delivered;
+        let right_length = matches!(self.head.length(), Length::Unknown) || self.head.length() == Length::Known(wanted);
+        right_length
+            && self.head.content_range().is_some_and(|range| {
+                range.first == self.delivered
+                    && range.last == length - 1
+                    && range.total.is_none_or(|total| total == length)
+            })
     }
 
     fn take(&mut self, data: &[u8], wire: &Wire<'_>) -> Result<(), End> {

@@ -64,8 +64,13 @@ impl Watch {
         }
     }
 
+    /// Whether the time for the whole answer is over.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+
     pub(super) fn check(&mut self, now: Instant) -> Result<(), Late> {
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
+        if self.is_over(now) {
             return Err(Late::Total);
         }
         match &mut self.window {

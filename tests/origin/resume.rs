@@ -1,6 +1,6 @@
 //! A body that breaks off is gone on with, if it is surely the same file, and never else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gfproxy::origin::Config;
 use gfproxy::reply::Outcome;
@@ -31,6 +31,12 @@ fn rest(x: &mut Exchange<'_>, file: &[u8], validator: &str) -> After {
     x.answer("206 Partial Content", &[&range, validator], &file[first..])
 }
 
+/// The rest, by the right length and version, with another place as its own.
+fn place(x: &mut Exchange<'_>, file: &[u8], first: usize, last: usize) -> After {
+    let range = format!("Content-Range: bytes {first}-{last}/{}", file.len());
+    x.answer("206 Partial Content", &[&range, "ETag: \"v1\""], &file[offset(x)..])
+}
+
 /// Breaks off once, then answers with `second`.
 fn break_then(
     file: &[u8],
@@ -58,11 +64,11 @@ fn the_rest_is_fetched_by_range() {
 }
 
 #[test]
-fn a_206_may_leave_out_the_validator_and_the_total() {
+fn a_206_may_leave_out_the_total_and_a_date_beside_the_tag() {
     let file = pattern(SIZE);
-    let fetched = break_then(&file, "ETag: \"v1\"", |x, file| {
+    let fetched = break_then(&file, "ETag: \"v1\"\r\nLast-Modified: Tue, 15 Nov 1994 12:45:26 GMT", |x, file| {
         let range = format!("Content-Range: bytes {BREAK}-{}/*", SIZE - 1);
-        x.answer("206 Partial Content", &[&range], &file[BREAK..])
+        x.answer("206 Partial Content", &[&range, "ETag: \"v1\""], &file[BREAK..])
     });
     fetched.assert_whole(&file);
 }
@@ -93,7 +99,7 @@ fn an_origin_without_ranges_sends_the_same_version_again() {
 fn versions_are_never_mixed() {
     let file = pattern(SIZE);
     type Second = fn(&mut Exchange<'_>, &[u8]) -> After;
-    let cases: [(&str, Second); 15] = [
+    let cases: [(&str, Second); 23] = [
         ("another version, whole", |x, file| x.answer("200 OK", &["ETag: \"v2\""], file)),
         ("no version, whole", |x, file| x.answer("200 OK", &[], file)),
         ("another length", |x, file| x.answer("200 OK", &["ETag: \"v1\""], &file[1..])),
@@ -110,6 +116,22 @@ fn versions_are_never_mixed() {
             let range = format!("Content-Range: bytes {BREAK}-{}/{SIZE}", SIZE - 2);
             x.answer("206 Partial Content", &[&range, "ETag: \"v1\""], &file[BREAK..SIZE - 1])
         }),
+        ("a byte too early", |x, file| place(x, file, BREAK - 1, SIZE - 1)),
+        ("a byte too late", |x, file| place(x, file, BREAK + 1, SIZE - 1)),
+        ("a byte too few", |x, file| place(x, file, BREAK, SIZE - 2)),
+        ("no place", |x, file| x.answer("206 Partial Content", &["ETag: \"v1\""], &file[BREAK..])),
+        ("two places", |x, file| {
+            let other = format!("ETag: \"v1\"\r\nContent-Range: bytes 0-{}/{SIZE}", SIZE - BREAK - 1);
+            rest(x, file, &other)
+        }),
+        ("a place and several parts", |x, file| {
+            rest(x, file, "ETag: \"v1\"\r\nContent-Type: multipart/byteranges; boundary=x")
+        }),
+        ("a place and another length", |x, file| {
+            let range = format!("Content-Range: bytes {BREAK}-{}/{SIZE}", SIZE - 1);
+            x.answer("206 Partial Content", &[&range, "ETag: \"v1\""], &file[BREAK..SIZE - 1])
+        }),
+        ("transformed", |x, file| x.answer("203 Non-Authoritative", &["ETag: \"v1\""], file)),
         ("several parts", |x, file| {
             let kind = "Content-Type: multipart/byteranges; boundary=x";
             x.answer("206 Partial Content", &[kind, "ETag: \"v1\""], &file[BREAK..])
@@ -133,10 +155,94 @@ fn versions_are_never_mixed() {
     }
 }
 
+/// The origin ignores If-Range, as many do.
 #[test]
-fn a_weak_validator_names_no_version() {
+fn all_that_tells_versions_apart_must_be_the_same() {
+    const TAG: &str = "ETag: \"v1\"";
+    const TAG_AND_DATE: &str = "ETag: \"v1\"\r\nLast-Modified: Tue, 15 Nov 1994 12:40:00 GMT";
+    const LATER: &str = "Last-Modified: Tue, 15 Nov 1994 12:45:35 GMT\r\nDate: Tue, 15 Nov 1994 12:45:36 GMT";
+    const NOW: &str = "Last-Modified: Tue, 15 Nov 1994 12:45:36 GMT\r\nDate: Tue, 15 Nov 1994 12:45:36 GMT";
     let file = pattern(SIZE);
-    for weak in ["ETag: W/\"v1\"", "Last-Modified: Tue, 15 Nov 1994 12:45:26 GMT", "X: y"] {
+    for (first, second) in [
+        (TAG, "ETag: \"v2\""),
+        (TAG, "ETag: W/\"v2\""),
+        (TAG, "ETag: W/\"v1\""),
+        (TAG, "ETag: v1"),
+        (TAG, "ETag:"),
+        (TAG, "ETag: \"V1\""),
+        (TAG, "ETag: \"v1-gzip\""),
+        (TAG, "ETag: \"v1\"\r\nETag: \"v2\""),
+        (TAG, "ETag: \"v2\"\r\nETag: \"v1\""),
+        (TAG, "X: y"),
+        (TAG, NOW),
+        (TAG, TAG_AND_DATE),
+        (TAG, "ETag: \"v1\"\r\nContent-Encoding: gzip"),
+        (TAG_AND_DATE, "ETag: \"v1\"\r\nLast-Modified: Tue, 15 Nov 1994 12:45:36 GMT"),
+        (TAG_AND_DATE, "Last-Modified: Tue, 15 Nov 1994 12:40:00 GMT"),
+        (OLD, LATER),
+        (OLD, NOW),
+        (OLD, "Date: Tue, 15 Nov 1994 12:45:36 GMT"),
+        (OLD, "ETag: \"v1\"\r\nLast-Modified: Tue, 15 Nov 1994 12:45:26 GMT"),
+        (OLD, "Last-Modified: Tue, 15 Nov 1994 12:45:26 GMT\r\nLast-Modified: Tue, 15 Nov 1994 12:45:36 GMT"),
+    ] {
+        for whole in [false, true] {
+            let fetched = break_then(&file, first, move |x, file| {
+                if whole { x.answer("200 OK", &[second], file) } else { rest(x, file, second) }
+            });
+            fetched.assert_cut(&file, "");
+            assert_eq!(fetched.client.body.len(), BREAK, "{first} then {second}");
+            assert_eq!(fetched.server.requests().len(), 2, "{first} then {second}");
+        }
+    }
+}
+
+/// A validator compares versions of one place. The query of a redirect may be a signature, which differs each time.
+#[test]
+fn a_redirect_to_another_place_leads_to_another_file() {
+    let file = pattern(SIZE);
+    for (second_place, same) in [("/mirror/2", false), ("/mirror/1?signature=2", true)] {
+        let fetched = fetch({
+            let file = file.clone();
+            move |x| match x.request.number {
+                0 => x.answer("302 Found", &["Location: /mirror/1?signature=1", "ETag: \"redirect\""], b""),
+                1 => beginning(x, &file, "ETag: \"v1\""),
+                2 => x.answer("302 Found", &[&format!("Location: {second_place}"), "ETag: \"redirect\""], b""),
+                _ => rest(x, &file, "ETag: \"v1\""),
+            }
+        });
+        if same {
+            fetched.assert_whole(&file);
+        } else {
+            fetched.assert_cut(&file, "another version");
+        }
+        assert_eq!(fetched.server.requests()[2].field("If-Range"), Some("\"v1\""));
+    }
+}
+
+#[test]
+fn a_redirects_validator_is_not_the_files() {
+    let file = pattern(SIZE);
+    let fetched = fetch({
+        let file = file.clone();
+        move |x| match x.request.number {
+            0 => x.answer("302 Found", &["Location: /elsewhere", "ETag: \"v1\""], b""),
+            _ => beginning(x, &file, "X: y"),
+        }
+    });
+    fetched.assert_cut(&file, "");
+    assert_eq!(fetched.server.requests().len(), 2);
+}
+
+#[test]
+fn an_answer_without_a_strong_validator_is_not_gone_on_with() {
+    let file = pattern(SIZE);
+    for weak in [
+        "ETag: W/\"v1\"",
+        "ETag: \"v1\"\r\nETag: \"v2\"",
+        "Last-Modified: Tue, 15 Nov 1994 12:45:26 GMT",
+        "Last-Modified: Tue, 15 Nov 1994 12:45:26 GMT\r\nDate: Tue, 15 Nov 1994 12:45:26 GMT",
+        "X: y",
+    ] {
         let fetched = break_then(&file, weak, move |x, file| rest(x, file, weak));
         fetched.assert_cut(&file, "");
         assert_eq!(fetched.server.requests().len(), 1, "{weak}");
@@ -148,46 +254,42 @@ fn a_rest_that_is_longer_than_its_range_is_cut() {
     let file = pattern(SIZE);
     let fetched = break_then(&file, "ETag: \"v1\"", |x, file| {
         let first = offset(x);
-        let head = format!(
-            "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {first}-{}/{SIZE}\r\n\r\n",
-            SIZE - first + 1,
-            SIZE - 1
-        );
-        x.send([head.as_bytes(), &file[first..], b"x"].concat());
-        After::Keep
+        let range = format!("Content-Range: bytes {first}-{}/{SIZE}", SIZE - 1);
+        x.answer("206 Partial Content", &[&range, "ETag: \"v1\""], &[&file[first..], b"x"].concat())
     });
-    fetched.assert_cut(&file, "more than the length");
+    fetched.assert_cut(&file, "another range");
+}
+
+/// Each answer brings a part of `file` and breaks off.
+fn in_parts(limits: Config, file: &[u8], part: usize) -> Fetched {
+    let file = file.to_vec();
+    fetch_with(limits, move |x| {
+        let first = if x.request.number == 0 { 0 } else { offset(x) };
+        let last = file.len() - 1;
+        let head = match first {
+            0 => "HTTP/1.1 200 OK\r\n".to_owned(),
+            _ => format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{last}/{}\r\n", file.len()),
+        };
+        x.send(format!("{head}Content-Length: {}\r\nETag: \"v1\"\r\n\r\n", file.len() - first));
+        x.send(&file[first..file.len().min(first + part)]);
+        After::Close
+    })
 }
 
 #[test]
-fn three_times_is_enough() {
+fn progress_gives_the_resumes_back() {
     let file = pattern(SIZE);
-    // Each answer brings a part; the fourth would bring the last.
-    let part = SIZE / 5 + 1;
-    for resumes in [3, 4] {
-        let fetched = fetch_with(Config { resumes, ..config() }, {
-            let file = file.clone();
-            move |x| {
-                let first = if x.request.number == 0 { 0 } else { offset(x) };
-                let head = match first {
-                    0 => format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n"),
-                    _ => format!(
-                        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {first}-{}/{SIZE}\r\n",
-                        SIZE - first,
-                        SIZE - 1
-                    ),
-                };
-                x.send(format!("{head}ETag: \"v1\"\r\n\r\n"));
-                x.send(&file[first..SIZE.min(first + part)]);
-                After::Close
-            }
-        });
-        if resumes == 4 {
-            fetched.assert_whole(&file);
-        } else {
-            fetched.assert_cut(&file, "");
-            assert_eq!(fetched.client.body.len(), 4 * part);
-        }
+    let fetched = in_parts(config(), &file, SIZE / 20);
+    fetched.assert_whole(&file);
+    assert_eq!(fetched.server.requests().len(), 21);
+}
+
+#[test]
+fn three_resumes_that_bring_a_byte_each_are_enough() {
+    let file = pattern(SIZE);
+    for resumes in [0, 3] {
+        let fetched = in_parts(Config { resumes, ..config() }, &file, 1);
+        fetched.assert_cut(&file, "");
         assert_eq!(fetched.server.requests().len(), resumes as usize + 1);
     }
 }
@@ -199,6 +301,72 @@ fn an_origin_that_is_away_for_a_while_is_waited_for() {
         if x.request.number < 3 { After::Reset } else { rest(x, file, "ETag: \"v1\"") }
     });
     fetched.assert_whole(&file);
+}
+
+#[test]
+fn a_status_that_passes_counts_as_one_of_the_resumes() {
+    let file = pattern(SIZE);
+    for status in ["502 Bad Gateway", "503 Busy", "504 Gateway Timeout", "429 Too Many", "408 Timeout", "425 Early"] {
+        for (times, whole) in [(2, true), (3, false)] {
+            let fetched = break_then(&file, "ETag: \"v1\"", move |x, file| {
+                if x.request.number <= times {
+                    x.answer(status, &["ETag: \"page\""], b"later")
+                } else {
+                    rest(x, file, "ETag: \"v1\"")
+                }
+            });
+            if whole {
+                fetched.assert_whole(&file);
+                assert_eq!(fetched.server.connections(), 2, "the connection of {status} is kept");
+            } else {
+                fetched.assert_cut(&file, &status[..3]);
+            }
+            assert_eq!(fetched.server.requests().len(), 4, "{status}");
+        }
+    }
+}
+
+/// Busy once, and then not.
+fn busy_then_rest(limits: Config, file: &[u8], retry_after: &'static str) -> (Fetched, Duration) {
+    let file = file.to_vec();
+    let began = Instant::now();
+    let fetched = fetch_with(limits, move |x| match x.request.number {
+        0 => beginning(x, &file, "ETag: \"v1\""),
+        1 => x.answer("503 Busy", &[retry_after], b""),
+        _ => rest(x, &file, "ETag: \"v1\""),
+    });
+    (fetched, began.elapsed())
+}
+
+#[test]
+fn the_origin_is_not_asked_again_before_the_time_it_told() {
+    let file = pattern(SIZE);
+    for told in ["Retry-After: 1", "Date: Tue, 15 Nov 1994 12:45:26 GMT\r\nRetry-After: Tue, 15 Nov 1994 12:45:27 GMT"]
+    {
+        let (fetched, took) = busy_then_rest(config(), &file, told);
+        fetched.assert_whole(&file);
+        assert!(took >= Duration::from_secs(1), "{took:?} {told}");
+    }
+}
+
+#[test]
+fn a_time_beyond_the_limits_is_not_waited_for() {
+    let file = pattern(SIZE);
+    let unlimited = Config { retry_within: Duration::ZERO, ..config() };
+    for (limits, told) in [
+        (config(), "Retry-After: 16"),
+        (config(), "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"),
+        (unlimited.clone(), "Retry-After: 61"),
+        (unlimited, "Retry-After: 9223372036854775807"),
+    ] {
+        let (fetched, _) = busy_then_rest(limits, &file, told);
+        fetched.assert_cut(&file, "503, and to come back in");
+        assert_eq!(fetched.server.requests().len(), 2, "{told}");
+    }
+    let limits = Config { total_timeout: Duration::from_millis(300), ..config() };
+    let (fetched, _) = busy_then_rest(limits, &file, "Retry-After: 10");
+    fetched.assert_cut(&file, "503");
+    assert_eq!(fetched.server.requests().len(), 2);
 }
 
 #[test]
