@@ -16,7 +16,6 @@ use hashbrown::HashTable;
 use log::warn;
 
 use super::line::{self, Words};
-use crate::channel::Validator;
 
 /// So many skipped lines are named one by one; of the rest only the number is told.
 const NAMED_LINES: usize = 20;
@@ -216,7 +215,7 @@ fn read(locals: &Path) -> io::Result<Vec<u8>> {
     text.try_reserve_exact(metadata.len() as usize).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     // One byte more than it has shows a file that grows, whatever its time says.
     file.by_ref().take(metadata.len() + 1).read_to_end(&mut text)?;
-    if text.len() as u64 != metadata.len() || Validator::of(&file.metadata()?) != Validator::of(&metadata) {
+    if text.len() as u64 != metadata.len() || file.metadata()?.modified()? != metadata.modified()? {
         return Err(io::Error::other("changed while it was read"));
     }
     Ok(text)

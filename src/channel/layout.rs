@@ -66,6 +66,7 @@ pub(crate) struct ProducerWords {
     pub(crate) device: AtomicU64,
     pub(crate) inode: AtomicU64,
     pub(crate) modified_ns: AtomicU64,
+    pub(crate) changed_ns: AtomicU64,
 }
 
 /// What the producer tells of each chunk: chunk k's is at k modulo 8.
@@ -122,6 +123,7 @@ impl Control {
                 device: long(0),
                 inode: long(0),
                 modified_ns: long(0),
+                changed_ns: long(0),
             },
             descriptors: Descriptors { chunk: from_fn(long) },
             consumer: ConsumerWords {
@@ -149,6 +151,8 @@ const _: () = {
     assert!(offset_of!(ProducerWords, wake_at) == 8);
     assert!(offset_of!(ProducerWords, file_len) == 16);
     assert!(offset_of!(ProducerWords, modified_ns) == 40);
+    assert!(offset_of!(ProducerWords, changed_ns) == 48);
+    assert!(size_of::<ProducerWords>() == 64);
     assert!(offset_of!(ConsumerWords, lent_count) == 12);
     assert!(offset_of!(ConsumerWords, lent) == 20);
     assert!(offset_of!(ConsumerWords, keeps) == 44);
@@ -282,4 +286,6 @@ pub struct Validator {
     pub len: u64,
     /// st_mtim in nanoseconds since 1970, modulo 2^64
     pub modified_ns: u64,
+    /// st_ctim, the same: nobody sets it back, nor brings it along to a file that takes the inode of another.
+    pub changed_ns: u64,
 }

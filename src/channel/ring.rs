@@ -217,6 +217,7 @@ impl<'c> Producer<'c> {
         words.device.store(file.device, Ordering::Relaxed);
         words.inode.store(file.inode, Ordering::Relaxed);
         words.modified_ns.store(file.modified_ns, Ordering::Relaxed);
+        words.changed_ns.store(file.changed_ns, Ordering::Relaxed);
     }
 
     /// Publishes a run whose segments [`Self::take_free`] and [`Self::take_behind`] gave (or the lead and 0 bytes, at an end
@@ -396,6 +397,7 @@ impl Consumer {
             inode: words.inode.load(Ordering::Relaxed),
             len: words.file_len.load(Ordering::Relaxed),
             modified_ns: words.modified_ns.load(Ordering::Relaxed),
+            changed_ns: words.changed_ns.load(Ordering::Relaxed),
         }
     }
 

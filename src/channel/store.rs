@@ -1,11 +1,12 @@
 //! Where a server gets its files from.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -67,25 +68,31 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 #[derive(Debug)]
 pub struct OpenFile {
     file: File,
+    /// Where it was found.
+    path: Option<PathBuf>,
     validator: Validator,
+    /// The names that it had.
+    links: u64,
+    /// Its time of change since it got or lost a name, once that was seen: that is no change of what is in it.
+    renamed: OnceLock<u64>,
 }
 
 impl OpenFile {
-    /// Notes the file's state, in which a write from now on shows: it waits until the last write is a clock tick ago
+    /// Notes the file's state, in which a write from now on shows: it waits until the last change is a clock tick ago
     /// (10 ms; 2 s if its time is of whole seconds, as on file systems that know no others). Anything but a regular file is
     /// refused, and one that is written all the time is [`io::ErrorKind::ResourceBusy`].
     pub fn new(file: File) -> io::Result<Self> {
-        Self::after(file, LOOKS)
+        Self::after(file, None, LOOKS)
     }
 
-    /// As [`OpenFile::new`], with so many looks at most.
-    pub(crate) fn after(file: File, looks: u32) -> io::Result<Self> {
+    /// As [`OpenFile::new`], of a file that was found there, with so many looks at most.
+    pub(crate) fn after(file: File, path: Option<PathBuf>, looks: u32) -> io::Result<Self> {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        let validator = settle(looks, || file.metadata().map(|now| Validator::of(&now)))?;
+        let (validator, links) = settle(looks, || file.metadata().map(|now| (Validator::of(&now), now.nlink())))?;
         OPEN.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { file, validator })
+        Ok(Self { file, path, validator, links, renamed: OnceLock::new() })
     }
 
     /// How many there are in this process, each a descriptor.
@@ -126,25 +133,52 @@ impl OpenFile {
         Ok(witness.into())
     }
 
-    /// Whether it still has that state.
+    /// Whether its content is what it was in that state.
     pub fn is_unchanged(&self) -> bool {
-        self.file.metadata().is_ok_and(|now| Validator::of(&now) == self.validator)
+        self.file.metadata().is_ok_and(|now| {
+            let state = Validator::of(&now);
+            state == self.validator || self.was_renamed(&state, now.nlink())
+        })
+    }
+
+    /// Whether it has got or lost a name, once, and that is all: its time of change tells of this, too.
+    fn was_renamed(&self, now: &Validator, links: u64) -> bool {
+        if (Validator { changed_ns: self.validator.changed_ns, ..*now }) != self.validator {
+            return false;
+        }
+        if let Some(since) = self.renamed.get() {
+            return *since == now.changed_ns;
+        }
+        let leads_elsewhere = |path: &PathBuf| {
+            let found = fs::metadata(path).map(|found| (found.dev(), found.ino()));
+            !found.is_ok_and(|found| found == (now.device, now.inode))
+        };
+        (links != self.links || self.path.as_ref().is_some_and(leads_elsewhere))
+            && *self.renamed.get_or_init(|| now.changed_ns) == now.changed_ns
     }
 }
 
-/// A file's state whose time is a tick old, waited for over so many looks; over two at most where a tick is long.
-fn settle(looks: u32, state: impl Fn() -> io::Result<Validator>) -> io::Result<Validator> {
+/// A file's state, and its names, whose last change is a tick old, waited for over so many looks; over two at most where a
+/// tick is long.
+fn settle(looks: u32, state: impl Fn() -> io::Result<(Validator, u64)>) -> io::Result<(Validator, u64)> {
     for look in 1.. {
         let (state, now) = (state()?, SystemTime::now());
-        let looks = if state.tick() > TICK { looks.min(2) } else { looks };
-        match now.duration_since(state.modified()).map(|age| state.tick().saturating_sub(age)) {
-            Ok(left) if !left.is_zero() && look >= looks => break,
-            Ok(left) if !left.is_zero() => thread::sleep(left),
-            // Old enough, or in the future, which says nothing about when it was written.
-            _ => return Ok(state),
+        let (left, tick) = state.0.unsettled(now);
+        let looks = if tick > TICK { looks.min(2) } else { looks };
+        if left.is_zero() {
+            return Ok(state);
         }
+        if look >= looks {
+            break;
+        }
+        thread::sleep(left);
     }
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "is being written all the time"))
+}
+
+/// Seconds and nanoseconds as nanoseconds since 1970, modulo 2^64.
+fn nanoseconds(seconds: i64, rest: i64) -> u64 {
+    seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(rest.cast_unsigned())
 }
 
 impl Drop for OpenFile {
@@ -160,28 +194,18 @@ impl Validator {
             device: metadata.dev(),
             inode: metadata.ino(),
             len: metadata.size(),
-            modified_ns: metadata
-                .mtime()
-                .cast_unsigned()
-                .wrapping_mul(1_000_000_000)
-                .wrapping_add(metadata.mtime_nsec().cast_unsigned()),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 
-    /// Whether the last write was at least a tick before `then`, so that each later one changes the time.
-    pub(crate) fn is_settled(&self, then: SystemTime) -> bool {
-        then.duration_since(self.modified()).is_ok_and(|age| age >= self.tick())
-    }
-
-    /// When the file was last written.
-    pub(crate) fn modified(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(self.modified_ns)
-    }
-
-    /// For so long the time may stand still. One of whole seconds may be of a file system that knows no others, or only
-    /// even ones.
-    fn tick(&self) -> Duration {
-        if self.modified_ns.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { TICK }
+    /// How long a write after `now` might still leave the times as they are, and for how long in all after a change. A time
+    /// of whole seconds may be of a file system that knows no others, or only even ones; one in the future says nothing.
+    fn unsettled(&self, now: SystemTime) -> (Duration, Duration) {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
+        let last = [self.modified_ns, self.changed_ns].into_iter().filter(|&time| time <= now).max().unwrap_or(0);
+        let tick = if last.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { TICK };
+        (tick.saturating_sub(Duration::from_nanos(now - last)), tick)
     }
 }
 
@@ -191,9 +215,10 @@ mod tests {
 
     use super::*;
 
-    fn modified(at: SystemTime) -> Validator {
+    /// A file that was changed then, whatever its time of modification was set to.
+    fn changed(at: SystemTime) -> (Validator, u64) {
         let since = at.duration_since(UNIX_EPOCH).expect("after 1970");
-        Validator { device: 1, inode: 1, len: 1, modified_ns: since.as_nanos() as u64 }
+        (Validator { modified_ns: 1_000_000_000, changed_ns: since.as_nanos() as u64, ..Validator::default() }, 1)
     }
 
     #[test]
@@ -201,14 +226,24 @@ mod tests {
         let looks = Cell::new(0);
         let written_now = || {
             looks.set(looks.get() + 1);
-            Ok(modified(SystemTime::now()))
+            Ok(changed(SystemTime::now()))
         };
         let error = settle(LOOKS, written_now).expect_err("it is never a tick old");
         assert_eq!((error.kind(), looks.get()), (io::ErrorKind::ResourceBusy, LOOKS));
-        settle(1, || Ok(modified(SystemTime::now() - TICK))).expect("it is a tick old");
+        settle(1, || Ok(changed(SystemTime::now() - TICK))).expect("it is a tick old");
         let whole_second =
             || UNIX_EPOCH + Duration::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
-        settle(1, || Ok(modified(whole_second()))).expect_err("written within two seconds");
-        settle(1, || Ok(modified(whole_second() - Duration::from_secs(2)))).expect("not within two seconds");
+        settle(1, || Ok(changed(whole_second()))).expect_err("written within two seconds");
+        settle(1, || Ok(changed(whole_second() - Duration::from_secs(2)))).expect("not within two seconds");
+    }
+
+    #[test]
+    fn a_change_is_settled_after_10_ms_or_two_seconds_if_its_time_is_whole() {
+        let now = UNIX_EPOCH + Duration::from_millis(1_000_000_995);
+        let left = |age: u64| changed(now - Duration::from_millis(age)).0.unsettled(now).0.as_millis();
+        assert_eq!([0, 9, 10, 11].map(left), [10, 1, 0, 0]);
+        assert_eq!([995, 1995, 2995].map(left), [1005, 5, 0], "times of whole seconds");
+        let future = changed(now + Duration::from_millis(1)).0;
+        assert!(future.unsettled(now).0.is_zero(), "a time in the future says nothing");
     }
 }

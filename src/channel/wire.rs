@@ -6,7 +6,7 @@
 use super::layout::{MAGIC, Validator};
 
 /// The protocol version that this library speaks.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 /// A feature: requests may offer what their lead holds ([`Known::Held`]).
 pub(crate) const FEATURE_HELD: u64 = 1;
 /// A feature, on top of that one: requests may ask for a [`Witness`].
@@ -21,7 +21,7 @@ const TYPE_WELCOME: u16 = 2;
 const TYPE_REFUSED: u16 = 3;
 const TYPE_GET: u16 = 4;
 const TYPE_WITNESS: u16 = 5;
-const GET_HEADER: usize = 64;
+const GET_HEADER: usize = 72;
 
 /// The request's validator counts: go on with this state of the file or tell that it changed.
 const FLAG_VALIDATOR: u32 = 1;
@@ -219,7 +219,8 @@ impl<'a> Get<'a> {
         buffer.extend((self.key.len() as u16).to_le_bytes());
         buffer.extend(0u32.to_le_bytes());
         buffer.extend(self.offset.to_le_bytes());
-        for word in [validator.device, validator.inode, validator.len, validator.modified_ns] {
+        let Validator { device, inode, len, modified_ns, changed_ns } = validator;
+        for word in [device, inode, len, modified_ns, changed_ns] {
             buffer.extend(word.to_le_bytes());
         }
         buffer.extend(self.key);
@@ -235,7 +236,8 @@ impl<'a> Get<'a> {
             return Err(Malformed("reserved bits"));
         }
         let offset = r.u64()?;
-        let validator = Validator { device: r.u64()?, inode: r.u64()?, len: r.u64()?, modified_ns: r.u64()? };
+        let validator =
+            Validator { device: r.u64()?, inode: r.u64()?, len: r.u64()?, modified_ns: r.u64()?, changed_ns: r.u64()? };
         let key = r.0;
         if key.len() != key_len || key.len() > MAX_KEY {
             return Err(Malformed("key length"));
@@ -282,7 +284,7 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         let mut buffer = Vec::new();
-        let validator = Validator { device: 1, inode: 2, len: 3, modified_ns: 4 };
+        let validator = Validator { device: 1, inode: 2, len: 3, modified_ns: 4, changed_ns: 5 };
         let held = |wants_witness| Known::Held { file: validator, wants_witness };
         for (known, offset) in
             [(Known::Nothing, 5), (Known::Begun(validator), 1 << 40), (held(false), 0), (held(true), 0)]

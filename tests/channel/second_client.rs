@@ -72,7 +72,7 @@ impl SecondClient {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&memfd, FcntlArg::F_ADD_SEALS(seals)).expect("seals");
         let memory = Memory::map(&memfd, total);
-        memory.put(0, &datagram![MAGIC, 1u32, segments as u32, size as u32, data as u64, total as u64]);
+        memory.put(0, &datagram![MAGIC, 2u32, segments as u32, size as u32, data as u64, total as u64]);
         for segment in 0..segments {
             memory.store(64 + 256 * segment + PRODUCED, first);
             memory.store(64 + 256 * segment + CONSUMED, first);
@@ -81,11 +81,11 @@ impl SecondClient {
         let socket =
             socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
         socket::connect(socket.as_raw_fd(), &UnixAddr::new(path).expect("path")).expect("connect");
-        let hello = datagram![MAGIC, 1u16, 0u16, 1u16, 1u16, segments as u32, size as u32, 0xfeed_u64, features];
+        let hello = datagram![MAGIC, 1u16, 0u16, 2u16, 2u16, segments as u32, size as u32, 0xfeed_u64, features];
         assert_eq!(hello.len(), 36);
         send(socket.as_fd(), &hello, Some(memfd.as_fd()));
         let (welcome, descriptors) = receive(socket.as_fd());
-        assert_eq!(welcome, datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, agreed]);
+        assert_eq!(welcome, datagram![MAGIC, 2u16, 0u16, 2u16, 0u16, 0u32, agreed]);
         assert!(descriptors.is_empty());
         Self { socket, memory, segments, size, next: vec![first; segments] }
     }
@@ -96,12 +96,12 @@ impl SecondClient {
     }
 
     /// Begins a lease.
-    fn get(&self, lead: usize, key: &[u8], offset: u64, validator: Option<[u64; 4]>) {
+    fn get(&self, lead: usize, key: &[u8], offset: u64, validator: Option<[u64; 5]>) {
         self.ask(lead, key, offset, u32::from(validator.is_some()), validator.unwrap_or_default());
     }
 
     /// Begins a lease with these flags.
-    fn ask(&self, lead: usize, key: &[u8], offset: u64, flags: u32, validator: [u64; 4]) {
+    fn ask(&self, lead: usize, key: &[u8], offset: u64, flags: u32, validator: [u64; 5]) {
         self.prepare(lead);
         self.send(lead, key, offset, flags, validator);
     }
@@ -115,12 +115,12 @@ impl SecondClient {
         self.memory.store(control + CONSUMED, self.next[lead]);
     }
 
-    fn send(&self, lead: usize, key: &[u8], offset: u64, flags: u32, validator: [u64; 4]) {
-        let [device, inode, len, modified] = validator;
+    fn send(&self, lead: usize, key: &[u8], offset: u64, flags: u32, validator: [u64; 5]) {
+        let [device, inode, len, modified, changed] = validator;
         let (sequence, key_len) = (self.next[lead], key.len() as u16);
         let mut get = datagram![MAGIC, 4u16, 0u16, flags, sequence, lead as u16, key_len, 0u32, offset];
-        get.extend(datagram![device, inode, len, modified]);
-        assert_eq!(get.len(), 64);
+        get.extend(datagram![device, inode, len, modified, changed]);
+        assert_eq!(get.len(), 72);
         get.extend_from_slice(key);
         send(self.socket.as_fd(), &get, None);
     }
@@ -193,11 +193,11 @@ impl SecondClient {
         got
     }
 
-    /// device, inode, length, modification time
-    fn file(&self, lead: usize) -> [u64; 4] {
+    /// device, inode, length, modification time, change time
+    fn file(&self, lead: usize) -> [u64; 5] {
         let words = self.control(lead) + FILE_WORDS;
-        let [len, device, inode, modified] = std::array::from_fn(|i| self.memory.load_long(words + 8 * i));
-        [device, inode, len, modified]
+        let [len, device, inode, modified, changed] = std::array::from_fn(|i| self.memory.load_long(words + 8 * i));
+        [device, inode, len, modified, changed]
     }
 }
 
@@ -228,7 +228,7 @@ fn an_offset_and_a_validator_go_on_with_a_file_or_tell_that_it_changed() {
     assert_eq!(client.finish(0), (file[4000..].to_vec(), END));
     client.get(0, b"f", 5000, Some(validator));
     assert_eq!(client.finish(0), (Vec::new(), END));
-    for at in 0..4 {
+    for at in 0..5 {
         let mut other = validator;
         other[at] ^= 1;
         client.get(0, b"f", 4000, Some(other));
@@ -250,7 +250,7 @@ fn a_segment_that_holds_the_file_is_not_filled_again_unless_it_changed() {
     client.ask(1, b"f", 0, HELD, validator);
     assert_eq!(client.finish(1), (vec![0; 1000], END));
     assert_eq!(client.file(1), validator);
-    for at in 0..4 {
+    for at in 0..5 {
         let mut other = validator;
         other[at] ^= 1;
         client.ask(0, b"f", 0, HELD, other);
@@ -281,7 +281,7 @@ fn a_lease_that_keeps_its_segments_ends_when_they_are_full() {
     let file = bytes(4500);
     let served = Served::start(&[("f", &file)]);
     let mut client = SecondClient::connect(&served.path("socket"), 4, 1000);
-    let (mut got, mut validator) = (Vec::new(), [0; 4]);
+    let (mut got, mut validator) = (Vec::new(), [0; 5]);
     for (loans, chunks, last) in [(0, 1, PARKED), (2, 3, PARKED), (3, 1, END)] {
         client.prepare(0);
         client.memory.store(client.control(0) + KEEPS, 1);

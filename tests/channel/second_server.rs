@@ -63,9 +63,9 @@ struct Request {
     lead: usize,
     sequence: u32,
     offset: usize,
-    validator: Option<[u64; 4]>,
+    validator: Option<[u64; 5]>,
     /// What the lead holds.
-    held: Option<[u64; 4]>,
+    held: Option<[u64; 5]>,
     wants_witness: bool,
     key: Vec<u8>,
 }
@@ -88,7 +88,7 @@ fn accept(listener: &OwnedFd, features: u64) -> Session {
     let socket = owned(socket);
     let (hello, mut descriptors) = receive(socket.as_fd());
     assert_eq!(hello.len(), 36);
-    assert_eq!(hello[..12], datagram![MAGIC, 1u16, 0u16, 1u16, 1u16]);
+    assert_eq!(hello[..12], datagram![MAGIC, 1u16, 0u16, 2u16, 2u16]);
     let (segments, size) = (number(&hello, 12, 4) as usize, number(&hello, 16, 4) as usize);
     assert_eq!(number(&hello, 28, 8), 3, "features");
     let data = (64 + 256 * segments).next_multiple_of(4096) + 2048;
@@ -97,9 +97,9 @@ fn accept(listener: &OwnedFd, features: u64) -> Session {
     assert!(descriptors.is_empty());
     assert_eq!(File::from(memory.try_clone().expect("dup")).metadata().expect("fstat").len(), total as u64);
     let memory = Memory::map(memory, total);
-    let header = datagram![MAGIC, 1u32, segments as u32, size as u32, data as u64, total as u64];
+    let header = datagram![MAGIC, 2u32, segments as u32, size as u32, data as u64, total as u64];
     assert_eq!(memory.bytes(0, 32), header);
-    send(socket.as_fd(), &datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, features], None);
+    send(socket.as_fd(), &datagram![MAGIC, 2u16, 0u16, 2u16, 0u16, 0u32, features], None);
     Session { socket, memory, segments, size, features }
 }
 
@@ -123,7 +123,7 @@ impl Session {
         let validator = std::array::from_fn(|i| number(&get, 32 + 8 * i, 8));
         let offers = flags == 2 && self.features & 1 != 0 || flags == 6 && self.features == 3;
         assert!(flags <= 1 || offers && number(&get, 24, 8) == 0);
-        let key = get[64..].to_vec();
+        let key = get[72..].to_vec();
         assert_eq!(number(&get, 18, 2) as usize, key.len());
         Some(Request {
             lead: number(&get, 16, 2) as usize,
@@ -214,15 +214,15 @@ impl Lease<'_> {
         }
     }
 
-    fn describe(&self, [device, inode, len, modified]: [u64; 4]) {
+    fn describe(&self, [device, inode, len, modified, changed]: [u64; 5]) {
         let words = self.control + FILE_WORDS;
-        for (i, word) in [len, device, inode, modified].into_iter().enumerate() {
+        for (i, word) in [len, device, inode, modified, changed].into_iter().enumerate() {
             self.session.memory.store_long(words + 8 * i, word);
         }
     }
 
     /// The file from `offset` on, in chunks of at most `step` bytes; parks after `most` chunks.
-    fn stream(&mut self, file: &[u8], validator: [u64; 4], offset: usize, step: usize, most: usize) {
+    fn stream(&mut self, file: &[u8], validator: [u64; 5], offset: usize, step: usize, most: usize) {
         self.describe(validator);
         let mut at = offset;
         for count in 1.. {
@@ -249,7 +249,7 @@ impl Lease<'_> {
 fn serve(session: &Session, file: &[u8], step: usize, most: usize) -> u32 {
     let mut in_loans = 0;
     while let Some(request) = session.request() {
-        let validator = [7, 8, file.len() as u64, 9];
+        let validator = [7, 8, file.len() as u64, 9, 10];
         let mut lease = session.lease(&request);
         if request.key != b"file" {
             lease.publish(request.lead, &[], NOT_FOUND);
@@ -331,7 +331,8 @@ fn what_a_segment_holds_is_offered_to_a_server_that_agreed_and_may_be_read_again
     let (old, new) = (bytes(500), bytes(600));
     // How many offers were answered, and with them the file as it is: confirmed, changed, not cared for.
     let offers = AtomicUsize::new(0);
-    let file = || if offers.load(Ordering::SeqCst) < 2 { (&old, [7, 8, 500, 9]) } else { (&new, [7, 8, 600, 10]) };
+    let file =
+        || if offers.load(Ordering::SeqCst) < 2 { (&old, [7, 8, 500, 9, 10]) } else { (&new, [7, 8, 600, 9, 11]) };
     thread::scope(|scope| {
         scope.spawn(|| {
             let session = accept(&listener, 1);

@@ -99,7 +99,7 @@ fn chunk(len: u64, segment: u32, kind: u64) -> u64 {
 fn serving(answer: impl Fn(&Area, u32, u32) + Send + Sync + 'static) -> Box<Script> {
     Box::new(move |peer, area| {
         // The proxy may have left, or the test may be over.
-        let _ = peer.send(&welcome(1, 0));
+        let _ = peer.send(&welcome(2, 0));
         while let Some((lead, sequence)) = request(peer) {
             answer(area, lead, sequence);
         }
@@ -155,9 +155,9 @@ fn a_daemon_that_never_welcomes_is_left() {
     check("it hangs up", Box::new(|_, _| ()), error);
     check("it is silent", Box::new(|peer, _| drop(peer.receive())), error);
     for (name, reply) in [
-        ("another version", welcome(2, 0)),
-        ("unknown features", welcome(1, 4)),
-        ("a truncated WELCOME", welcome(1, 0)[..19].to_vec()),
+        ("another version", welcome(3, 0)),
+        ("unknown features", welcome(2, 4)),
+        ("a truncated WELCOME", welcome(2, 0)[..19].to_vec()),
         ("garbage", b"garbage".to_vec()),
         ("a datagram of 4 KiB", vec![0; 4096]),
         ("a refusal", [b"GFSC\x03\0\0\0", &b"line\n\x1b[31mbreak "[..], &[b'x'; 300]].concat()),
@@ -181,7 +181,7 @@ fn a_daemon_that_is_silent_after_its_welcome_does_not_keep_a_request() {
         "garbage on the socket",
         Box::new(|peer, _| {
             // The proxy may have left, here and below.
-            let _ = peer.send(&welcome(1, 0));
+            let _ = peer.send(&welcome(2, 0));
             request(peer);
             let _ = peer.send(b"garbage");
             while peer.receive().is_some() {}
@@ -233,7 +233,7 @@ fn a_daemon_that_does_not_even_accept_is_asked_once() {
     let peer = listener.accept().expect("one connection");
     assert!(!listener.has_waiting(), "one connection is enough");
     assert!(peer.receive_file().is_some_and(|(_, memory)| memory.is_some()));
-    peer.send(&welcome(1, 0)).expect("WELCOME");
+    peer.send(&welcome(2, 0)).expect("WELCOME");
     webproxy.connected(1);
 }
 

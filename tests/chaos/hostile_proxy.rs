@@ -97,29 +97,29 @@ fn a_bad_hello_is_refused_and_told_once() {
     let good = Area::new(SIZES);
     let memory = good.file.as_raw_fd();
     let sizes = |segments, segment_size| Sizes { segments, segment_size };
-    let long = [&hello((1, 1), SIZES)[..], &[0; 200]].concat();
-    let mut reserved = hello((1, 1), SIZES);
+    let long = [&hello((2, 2), SIZES)[..], &[0; 200]].concat();
+    let mut reserved = hello((2, 2), SIZES);
     reserved[6] = 1;
     let cases: Vec<(Vec<u8>, Vec<RawFd>)> = vec![
         (b"garbage".to_vec(), vec![]),
         (vec![0xff; 40], vec![memory]),
         (MAGIC.to_vec(), vec![]),
         (get(0, 0, 0, b"/0"), vec![]),
-        (hello((1, 1), SIZES)[..35].to_vec(), vec![memory]),
+        (hello((2, 2), SIZES)[..35].to_vec(), vec![memory]),
         (long, vec![memory]),
         (reserved, vec![memory]),
-        (hello((2, 9), SIZES), vec![memory]),
-        (hello((0, 0), SIZES), vec![memory]),
-        (hello((1, 1), SIZES), vec![]),
-        (hello((1, 1), SIZES), vec![memory; 2]),
-        (hello((1, 1), SIZES), vec![memory; 100]),
-        (hello((1, 1), sizes(0, 4096)), vec![memory]),
-        (hello((1, 1), sizes(u32::MAX, 4096)), vec![memory]),
-        (hello((1, 1), sizes(4, 823)), vec![memory]),
-        (hello((1, 1), sizes(4, u32::MAX)), vec![memory]),
-        (hello((1, 1), sizes(4096, 64 << 20)), vec![memory]),
-        (hello((1, 1), sizes(5, 4096)), vec![memory]),
-        (hello((1, 1), sizes(3, 4096)), vec![memory]),
+        (hello((3, 9), SIZES), vec![memory]),
+        (hello((0, 1), SIZES), vec![memory]),
+        (hello((2, 2), SIZES), vec![]),
+        (hello((2, 2), SIZES), vec![memory; 2]),
+        (hello((2, 2), SIZES), vec![memory; 100]),
+        (hello((2, 2), sizes(0, 4096)), vec![memory]),
+        (hello((2, 2), sizes(u32::MAX, 4096)), vec![memory]),
+        (hello((2, 2), sizes(4, 823)), vec![memory]),
+        (hello((2, 2), sizes(4, u32::MAX)), vec![memory]),
+        (hello((2, 2), sizes(4096, 64 << 20)), vec![memory]),
+        (hello((2, 2), sizes(5, 4096)), vec![memory]),
+        (hello((2, 2), sizes(3, 4096)), vec![memory]),
     ];
     for (i, (datagram, descriptors)) in cases.iter().enumerate() {
         let peer = scene.connect();
@@ -174,7 +174,7 @@ fn memory_that_could_hurt_is_refused() {
     for (i, file) in files.iter().enumerate() {
         let peer = scene.connect();
         let sizes = if i == 13 { huge_sizes } else { SIZES };
-        peer.send_with(&hello((1, 1), sizes), &[file.as_raw_fd()]).expect("send");
+        peer.send_with(&hello((2, 2), sizes), &[file.as_raw_fd()]).expect("send");
         scene.drops(&peer, i + 1);
     }
     scene.end();
@@ -217,7 +217,7 @@ fn a_bad_request_ends_the_session_and_is_told_once() {
         with(16, &u16::MAX.to_le_bytes()),
         get(0, FIRST_SEQUENCE, 0, &[b'k'; 4096]),
         vec![0; 6000],
-        hello((1, 1), SIZES),
+        hello((2, 2), SIZES),
     ];
     for (i, case) in cases.iter().enumerate() {
         let area = Area::new(SIZES);
@@ -368,7 +368,7 @@ fn slow_to_close() -> (TcpStream, TcpStream) {
 #[test]
 fn a_descriptor_whose_close_takes_long_keeps_nobody_waiting() {
     let scene = Scene::new();
-    let (hello, request) = (hello((1, 1), SIZES), get(0, FIRST_SEQUENCE, 0, b"/1"));
+    let (hello, request) = (hello((2, 2), SIZES), get(0, FIRST_SEQUENCE, 0, b"/1"));
     let (mut others, mut peers) = (Vec::new(), Vec::new());
     let mut send_slow = |peer: &Peer, datagram: &[u8]| {
         let (slow, other) = slow_to_close();
@@ -458,7 +458,7 @@ fn a_flood_of_sessions_leaves_room_for_others() {
     let mut admitted = Vec::new();
     for _ in 0..700 {
         let peer = scene.connect();
-        peer.send_with(&hello((1, 1), area.sizes), &[area.file.as_raw_fd()]).expect("HELLO");
+        peer.send_with(&hello((2, 2), area.sizes), &[area.file.as_raw_fd()]).expect("HELLO");
         // WELCOME is type 2.
         if peer.receive().is_some_and(|reply| reply[4] == 2) {
             admitted.push(peer);

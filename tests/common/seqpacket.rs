@@ -179,7 +179,7 @@ impl Area {
 
     pub fn initialise(&self) {
         self.write(0, &MAGIC);
-        self.write(4, &1u32.to_le_bytes());
+        self.write(4, &2u32.to_le_bytes());
         for segment in 0..self.sizes.segments {
             self.write(self.sizes.control(segment), &FIRST_SEQUENCE.to_le_bytes());
             self.write(self.sizes.control(segment) + 128, &FIRST_SEQUENCE.to_le_bytes());
@@ -227,7 +227,7 @@ pub fn get(lead: u16, sequence: u32, offset: u64, key: &[u8]) -> Vec<u8> {
     d.extend((key.len() as u16).to_le_bytes());
     d.extend([0; 4]);
     d.extend(offset.to_le_bytes());
-    d.extend([0; 32]);
+    d.extend([0; 40]);
     d.extend(key);
     d
 }
@@ -235,7 +235,7 @@ pub fn get(lead: u16, sequence: u32, offset: u64, key: &[u8]) -> Vec<u8> {
 /// Connects and shakes hands as an honest proxy does.
 pub fn join(path: &Path, area: &Area) -> Peer {
     let peer = Peer::connect(path).expect("connect");
-    peer.send_with(&hello((1, 1), area.sizes), &[area.file.as_raw_fd()]).expect("HELLO");
-    assert_eq!(peer.receive().as_deref(), Some(&welcome(1, 0)[..]));
+    peer.send_with(&hello((2, 2), area.sizes), &[area.file.as_raw_fd()]).expect("HELLO");
+    assert_eq!(peer.receive().as_deref(), Some(&welcome(2, 0)[..]));
     peer
 }

@@ -308,8 +308,7 @@ impl<'a> Transfer<'a> {
                 return Step::Lost;
             }
             if self.file.is_none() {
-                let asked = lease.asked;
-                let holds = self.may_hold(file, asked);
+                let holds = self.may_hold(file);
                 self.lease.as_mut().expect("as above").holds = holds;
             }
             self.file = Some(file);

@@ -16,11 +16,12 @@ use crate::datagram;
 use crate::memory::send;
 use crate::store::bytes;
 
-/// device, inode, length, modification time
-fn validator(file: &Path) -> [u64; 4] {
+/// device, inode, length, modification time, change time
+fn validator(file: &Path) -> [u64; 5] {
     let seen = fs::metadata(file).expect("stat");
-    let modified = seen.mtime() as u64 * 1_000_000_000 + seen.mtime_nsec() as u64;
-    [seen.dev(), seen.ino(), seen.len(), modified]
+    let nanoseconds = |seconds: i64, rest: i64| seconds as u64 * 1_000_000_000 + rest as u64;
+    let modified = nanoseconds(seen.mtime(), seen.mtime_nsec());
+    [seen.dev(), seen.ino(), seen.len(), modified, nanoseconds(seen.ctime(), seen.ctime_nsec())]
 }
 
 #[test]
@@ -115,7 +116,7 @@ fn a_server_that_bears_false_witness_is_left_and_one_that_bears_none_is_not() {
         ("two in one", false, vec![(datagram(), vec![open(), open()])]),
         ("too short", false, vec![(datagram()[..23].to_vec(), vec![open()])]),
         ("too long", false, vec![([datagram(), vec![0; 100]].concat(), vec![open()])]),
-        ("another datagram", false, vec![(datagram![MAGIC, 2u16, 0u16, 1u16, 0u16, 0u32, 3u64], vec![open()])]),
+        ("another datagram", false, vec![(datagram![MAGIC, 2u16, 0u16, 2u16, 0u16, 0u32, 3u64], vec![open()])]),
     ];
     let listener = listen(&path);
     for (name, stays, testimony) in cases {

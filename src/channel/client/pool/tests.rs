@@ -1,7 +1,6 @@
 //! What free segments hold, and which of them comes next.
 
 use std::thread;
-use std::time::SystemTime;
 
 use super::super::held::Asked;
 use super::*;
@@ -137,18 +136,6 @@ fn what_is_held_ages_from_its_reading() {
     assert!(opens(7) && !opens(0));
     let changed = Held::after(Some(confirmed), A, file(2), 0, 1000, asked(at(95)));
     assert!(changed.is_worth_an_offer(at(194)), "another state was read");
-}
-
-#[test]
-fn a_file_is_settled_a_tick_after_its_last_write() {
-    let nanos = |ns| Validator { modified_ns: ns, ..Validator::default() };
-    let after = |ns, age| nanos(ns).is_settled(std::time::UNIX_EPOCH + Duration::from_nanos(ns) + age);
-    let tick = Duration::from_millis(10);
-    let moment = Duration::from_nanos(1);
-    assert!(after(1_500_000_001, tick) && !after(1_500_000_001, tick - moment));
-    // What may be of a file system that knows seconds only.
-    assert!(after(5_000_000_000, Duration::from_secs(2)) && !after(5_000_000_000, Duration::from_secs(2) - moment));
-    assert!(!nanos(u64::MAX).is_settled(SystemTime::now()), "in the future");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::Transfer;
 use crate::channel::client::held::{Asked, Wanted};
@@ -75,7 +75,7 @@ impl<'a> Transfer<'a> {
         };
         let keeps = match self.file {
             // One segment at a time, with others in between, goes on better if it releases them.
-            Some(file) => self.may_hold(file, asked) && session.pool.waiters() == 0,
+            Some(file) => self.may_hold(file) && session.pool.waiters() == 0,
             // A file that is longer goes on in a lease of its own, with what is known of it then.
             None => self.shared.layout.segment_size >= SMALL,
         };
@@ -136,16 +136,15 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Whether what a lease from here on brings may stay in its segments: the file leaves half of them to others, and each
-    /// write since will show.
-    pub(super) fn may_hold(&self, file: Validator, asked: Asked) -> bool {
+    /// Whether what a lease from here on brings may stay in its segments: the file leaves half of them to others.
+    pub(super) fn may_hold(&self, file: Validator) -> bool {
         let Layout { segments, segment_size } = self.shared.layout;
         let most = if segment_size < SMALL { 1 } else { (segments / 2).max(1) };
         let fits = file.len <= u64::from(most) * u64::from(segment_size);
         // What a transfer goes on with need not be the file of its key any more.
         let begins = self.at == 0 && self.file.is_none();
         let goes_on = self.again && self.at > 0 && self.at.is_multiple_of(segment_size.into());
-        fits && (begins || goes_on) && file.is_settled(SystemTime::now() - asked.at.elapsed())
+        fits && (begins || goes_on)
     }
 
     /// Takes note of the session that the transfer begins or goes on in.
