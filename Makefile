@@ -2,6 +2,7 @@
 # make KIT=DIR    the same with DIR/gfserver.o and DIR/gfserver_noasan.o instead of our own gfserver
 # make demo       the main job on real files, every byte checked
 # make test       everything that has a test
+# make torture    TIME=600 SEED=7: the test that changes files, breaks connections and kills (60 s of it in make test), for longer
 # make install    to PREFIX=/usr/local: programs (the _noasan ones, under their plain names), archive, headers, gfproxy.pc
 # make headers    include/gfproxy.h and include/shm_channel.h anew, after a change in src/ffi
 # make check      rustfmt, clippy, and whether the committed headers are what cbindgen makes
@@ -121,6 +122,13 @@ demo: deps-demo all
 test: deps-test all models
 	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) TARGET=$(TARGET) \
 	    $(CARGO) test --locked --target-dir $(TARGET)
+
+# Without SEED another one each time.
+TIME ?= 60
+.PHONY: torture
+torture: all
+	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) GFPROXY_TORTURE_SECONDS=$(TIME) GFPROXY_SEED=$(SEED) \
+	    $(CARGO) test --locked --target-dir $(TARGET) --test torture -- --nocapture
 
 # Loom's models of the channel, which need a build of their own: in it the atomics are loom's.
 .PHONY: models

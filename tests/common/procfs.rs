@@ -47,3 +47,10 @@ impl Holdings {
 pub fn shared_memory_names() -> BTreeSet<PathBuf> {
     fs::read_dir("/dev/shm").expect("/dev/shm").map(|entry| entry.expect("an entry").path()).collect()
 }
+
+/// The bytes of memory that a process has for itself.
+pub fn anonymous_memory(pid: Pid) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+    line.expect("RssAnon").parse::<usize>().expect("a number") << 10
+}

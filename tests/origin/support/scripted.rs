@@ -1,6 +1,7 @@
 //! An HTTP origin on a free port that answers each request as a test's script says, and misbehaves on purpose.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -77,10 +78,17 @@ impl Exchange<'_> {
 
 type Script = dyn Fn(&mut Exchange<'_>) -> After + Send + Sync;
 
+struct Connection {
+    stream: TcpStream,
+    /// From the end of a request's head to the end of its script.
+    busy: AtomicBool,
+}
+
 struct State {
     script: Box<Script>,
     requests: Mutex<Vec<Request>>,
     connections: AtomicUsize,
+    open: Mutex<BTreeMap<usize, Arc<Connection>>>,
     stopped: Mutex<bool>,
     stop: Condvar,
     refusing: AtomicBool,
@@ -94,12 +102,19 @@ pub struct ScriptedOrigin {
 
 impl ScriptedOrigin {
     pub fn start(script: impl Fn(&mut Exchange<'_>) -> After + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_on(TcpListener::bind("127.0.0.1:0").expect("a free port"), script)
+    }
+
+    pub fn start_on(
+        listener: TcpListener,
+        script: impl Fn(&mut Exchange<'_>) -> After + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             script: Box::new(script),
             requests: Mutex::default(),
             connections: AtomicUsize::new(0),
+            open: Mutex::default(),
             stopped: Mutex::new(false),
             stop: Condvar::new(),
             refusing: AtomicBool::new(false),
@@ -126,6 +141,21 @@ impl ScriptedOrigin {
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
     }
+
+    /// Whether no request is being answered.
+    pub fn is_idle(&self) -> bool {
+        !self.state.open.lock().expect("not poisoned").values().any(|connection| connection.busy.load(Ordering::SeqCst))
+    }
+
+    /// Sends something unasked over each connection on which no request is being answered.
+    pub fn send_unasked(&self, mut bytes: impl FnMut() -> Vec<u8>) {
+        for connection in self.state.open.lock().expect("not poisoned").values() {
+            if !connection.busy.load(Ordering::SeqCst) {
+                // Fails where the other side has closed it.
+                let _ = (&connection.stream).write_all(&bytes());
+            }
+        }
+    }
 }
 
 impl Drop for ScriptedOrigin {
@@ -143,31 +173,40 @@ impl Drop for ScriptedOrigin {
 }
 
 fn accept(listener: &TcpListener, state: &Arc<State>) {
-    let mut threads = Vec::new();
-    let mut streams = Vec::new();
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
     for stream in listener.incoming() {
         if state.refusing.load(Ordering::SeqCst) {
             break;
         }
-        let stream = stream.expect("a connection");
-        let connection = state.connections.fetch_add(1, Ordering::SeqCst);
-        streams.push(stream.try_clone().expect("a second descriptor"));
+        let connection = Arc::new(Connection { stream: stream.expect("a connection"), busy: AtomicBool::new(false) });
+        let number = state.connections.fetch_add(1, Ordering::SeqCst);
+        state.open.lock().expect("not poisoned").insert(number, Arc::clone(&connection));
+        let (ended, running) = threads.into_iter().partition(JoinHandle::is_finished);
+        threads = running;
+        join(ended);
         let state = Arc::clone(state);
-        threads.push(thread::spawn(move || {
-            let reset = converse(&stream, connection, &state);
-            if reset {
-                let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-                nix::sys::socket::setsockopt(&stream.as_fd(), nix::sys::socket::sockopt::Linger, &linger)
-                    .expect("SO_LINGER");
-                // Forgets the connection on the spot: the other descriptor of it must not keep it open.
-                disconnect(&stream);
-            } else {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        }));
+        threads.push(thread::spawn(move || serve(&connection, number, &state)));
     }
-    streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+    let open = || state.open.lock().expect("not poisoned");
+    open().values().for_each(|connection| drop(connection.stream.shutdown(Shutdown::Both)));
+    join(threads);
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().expect("the script panicked"));
+}
+
+fn serve(connection: &Connection, number: usize, state: &State) {
+    let stream = &connection.stream;
+    if converse(connection, number, state) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(&stream.as_fd(), nix::sys::socket::sockopt::Linger, &linger).expect("SO_LINGER");
+        // Forgets the connection on the spot: whoever else holds it must not keep it open.
+        disconnect(stream);
+    } else {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    state.open.lock().expect("not poisoned").remove(&number);
 }
 
 /// connect(2) to AF_UNSPEC resets a TCP connection, whoever else holds a descriptor of it.
@@ -180,9 +219,10 @@ fn disconnect(stream: &TcpStream) {
 }
 
 /// Answers the requests of a connection; true if it is to end in a reset.
-fn converse(stream: &TcpStream, connection: usize, state: &State) -> bool {
+fn converse(Connection { stream, busy }: &Connection, connection: usize, state: &State) -> bool {
     let mut reader = BufReader::new(stream);
     while let Ok(Some((target, fields))) = read_request(&mut reader) {
+        busy.store(true, Ordering::SeqCst);
         let request = {
             let mut requests = state.requests.lock().expect("not poisoned");
             let request = Request { target, fields, connection, number: requests.len() };
@@ -194,6 +234,7 @@ fn converse(stream: &TcpStream, connection: usize, state: &State) -> bool {
             After::Close => return false,
             After::Reset => return true,
         }
+        busy.store(false, Ordering::SeqCst);
     }
     false
 }
