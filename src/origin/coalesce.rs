@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Origin;
+use super::spool::Portion;
 use super::transfer::Sink;
 use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
 use crate::sys::process::spawn;
@@ -35,12 +36,12 @@ pub(super) struct Flights {
 
 impl Flights {
     /// Joins the flight for `path`, or begins one, which the caller must then fetch.
-    fn join_or_begin(&self, path: &[u8], ceiling: u64) -> (Reader, bool) {
+    fn join_or_begin(&self, path: &[u8], ceiling: u64, disk: Portion) -> (Reader, bool) {
         let mut flights = self.by_path.lock();
         if let Some(reader) = flights.get(path).and_then(Reader::join) {
             return (reader, false);
         }
-        let flight = Arc::new(Flight { state: Mutex::new(State::new(ceiling)), changed: Condvar::new() });
+        let flight = Arc::new(Flight { state: Mutex::new(State::new(ceiling, disk)), changed: Condvar::new() });
         let reader = Reader::join(&flight).expect("a flight begins open");
         flights.insert(path.to_owned(), flight);
         (reader, true)
@@ -58,7 +59,7 @@ impl Origin {
     /// As [`serve`](Self::serve), but requests that come while another one for the same path is being answered share
     /// its answer. Costs a thread for each fetch, so it is for places where requests do coincide.
     pub fn serve_coalesced(self: &Arc<Self>, path: &[u8], reply: &mut dyn Reply) -> Outcome {
-        let (reader, is_first) = self.flights.join_or_begin(path, self.config.spool_ceiling);
+        let (reader, is_first) = self.flights.join_or_begin(path, self.config.spool_ceiling, self.budgets.disk());
         if is_first {
             let fetch = Fetch { origin: Arc::clone(self), path: path.to_owned(), flight: Arc::clone(&reader.flight) };
             match spawn("origin-fetch", move || fetch.run()) {
@@ -124,8 +125,11 @@ struct State {
     /// How far each reader is. Readers are few: at most one for each worker.
     readers: Vec<(u64, u64)>,
     next_reader: u64,
-    /// The largest file that may be kept for slow readers. A larger one goes at their pace.
+    /// The largest file that may be kept for slow readers. A larger one goes at their pace, and so does one for which
+    /// the disk has no room.
     ceiling: u64,
+    /// What the file has of the disk: room for all of it.
+    disk: Portion,
 }
 
 #[derive(Debug)]
@@ -135,7 +139,7 @@ enum Kept {
 }
 
 impl State {
-    fn new(ceiling: u64) -> Self {
+    fn new(ceiling: u64, disk: Portion) -> Self {
         Self {
             length: None,
             kept: Kept::Memory(VecDeque::new()),
@@ -145,6 +149,7 @@ impl State {
             readers: Vec::new(),
             next_reader: 0,
             ceiling,
+            disk,
         }
     }
 
@@ -157,10 +162,14 @@ impl State {
     }
 
     /// Whether the next chunk has to wait for a reader.
-    fn is_ahead(&self) -> bool {
-        let spills = self.length.is_some_and(|length| length <= self.ceiling);
-        let pace = if spills { self.fastest() } else { self.slowest() };
-        self.end - pace >= WINDOW as u64
+    fn is_ahead(&mut self) -> bool {
+        let window = WINDOW as u64;
+        self.end - self.fastest() >= window || (self.end - self.slowest() >= window && !self.may_spill())
+    }
+
+    /// Whether slow readers may have a file.
+    fn may_spill(&mut self) -> bool {
+        self.length.is_some_and(|length| length <= self.ceiling && self.disk.grow_to(length))
     }
 
     /// Whether nothing more is to come. A file can be whole before the fetch has ended: somebody may already have all of

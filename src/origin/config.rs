@@ -35,6 +35,8 @@ pub struct Config {
     pub spool_memory: u64,
     /// What all bodies that are kept at a time may take of memory.
     pub spool_memory_total: u64,
+    /// What they, and the bodies that wait for slow clients of a shared request, may take of the disk.
+    pub spool_disk_total: u64,
     /// A body of unknown length that is larger is refused.
     pub spool_ceiling: u64,
     /// Certificates to trust instead of libcurl's own: a file.
@@ -59,6 +61,7 @@ impl Default for Config {
             buffer: 256 << 10,
             spool_memory: 8 << 20,
             spool_memory_total: 24 << 20,
+            spool_disk_total: 16 << 30,
             spool_ceiling: 4 << 30,
             ca_file: None,
             ca_directory: None,
@@ -118,6 +121,7 @@ impl Config {
         for (name, size) in [
             ("GFPROXY_ORIGIN_SPOOL_MEMORY_KB", &mut config.spool_memory),
             ("GFPROXY_ORIGIN_SPOOL_TOTAL_KB", &mut config.spool_memory_total),
+            ("GFPROXY_ORIGIN_SPOOL_DISK_KB", &mut config.spool_disk_total),
             ("GFPROXY_ORIGIN_SPOOL_CEILING_KB", &mut config.spool_ceiling),
         ] {
             if let Some(kib) = number(name, "KiB")? {
@@ -152,6 +156,7 @@ mod tests {
             ("GFPROXY_ORIGIN_TOTAL_MS", ""),
             ("GFPROXY_ORIGIN_REDIRECTS", "0"),
             ("GFPROXY_ORIGIN_LOW_SPEED", "7"),
+            ("GFPROXY_ORIGIN_SPOOL_DISK_KB", "0"),
             ("GFPROXY_ORIGIN_SPOOL_CEILING_KB", "4294967295"),
             ("SSL_CERT_FILE", "/ca.pem"),
             ("SSL_CERT_DIR", "/ca"),
@@ -160,6 +165,7 @@ mod tests {
             connect_timeout: Duration::from_millis(250),
             redirects: 0,
             low_speed_limit: 7,
+            spool_disk_total: 0,
             spool_ceiling: 4_294_967_295 << 10,
             ca_file: Some("/ca.pem".into()),
             ca_directory: Some("/ca".into()),

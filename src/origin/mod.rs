@@ -27,7 +27,7 @@ use coalesce::Flights;
 pub(crate) use coalesce::wait_for_fetches;
 pub use config::{Config, ConfigError};
 use repetition::{Reached, Repetition};
-use spool::Budget;
+use spool::Budgets;
 use transfer::{End, Failure, Rest, Sink, Transfer};
 use url::Base;
 
@@ -68,7 +68,7 @@ pub struct Origin {
     /// The handles that no request uses, the one used last at the end. A worker takes that one, so there are never
     /// more handles, nor kept connections to the origin, than there were requests at a time.
     idle: Mutex<Vec<Easy>>,
-    budget: Arc<Budget>,
+    budgets: Budgets,
     flights: Flights,
 }
 
@@ -103,8 +103,8 @@ impl Origin {
         let share = Arc::new(Share::new()?);
         // What libcurl refuses, it refuses now and not at the first request.
         let first = Easy::new(&share, &options)?;
-        let budget = Budget::new(config.spool_memory_total);
-        Ok(Self { base, config, options, share, idle: Mutex::new(vec![first]), budget, flights: Flights::default() })
+        let budgets = Budgets::new(&config);
+        Ok(Self { base, config, options, share, idle: Mutex::new(vec![first]), budgets, flights: Flights::default() })
     }
 
     /// Answers a request for `path`. Only a file's header and body are written to `reply`; how a request without a
@@ -123,7 +123,7 @@ impl Origin {
             Ok(easy) => easy,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
-        let mut transfer = Transfer::new(&self.config, &self.budget, sink, keeps_encoding(path));
+        let mut transfer = Transfer::new(&self.config, &self.budgets, sink, keeps_encoding(path));
         match self.attempt_until_done(&mut easy, &url, &mut transfer) {
             Ok(outcome) => {
                 self.idle.lock().push(easy);

@@ -3,14 +3,13 @@
 use std::ffi::CString;
 use std::mem;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::body::Body;
 use super::config::Config;
 use super::head::{Encoding, Head, Length};
-use super::spool::{Budget, DeliverError, Spool};
+use super::spool::{Budgets, DeliverError, Spool};
 use super::status::{Meaning, is_transient, meaning};
 use super::watch::{Late, Watch};
 use crate::reply::{ClientGone, Outcome};
@@ -94,7 +93,7 @@ enum Mode {
 
 pub(super) struct Transfer<'a> {
     config: &'a Config,
-    budget: &'a Arc<Budget>,
+    budgets: &'a Budgets,
     sink: &'a mut dyn Sink,
     /// Whether a content encoding is the file's own.
     keeps_encoding: bool,
@@ -114,15 +113,10 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(
-        config: &'a Config,
-        budget: &'a Arc<Budget>,
-        sink: &'a mut dyn Sink,
-        keeps_encoding: bool,
-    ) -> Self {
+    pub(super) fn new(config: &'a Config, budgets: &'a Budgets, sink: &'a mut dyn Sink, keeps_encoding: bool) -> Self {
         Self {
             config,
-            budget,
+            budgets,
             sink,
             keeps_encoding,
             watch: Watch::new(config, Instant::now()),
@@ -266,7 +260,7 @@ impl<'a> Transfer<'a> {
             Meaning::Empty => return Ok(Mode::Empty),
             Meaning::File => {}
         }
-        let spool = || Spool::new(self.config, self.budget);
+        let spool = || Spool::new(self.config, self.budgets);
         let encoding = if self.keeps_encoding { Encoding::None } else { self.head.encoding };
         match (encoding, self.head.length()) {
             (_, Length::Malformed) => {

@@ -122,6 +122,61 @@ fn a_body_beyond_the_ceiling_is_refused() {
     }
 }
 
+/// Without a disk, the second body would not fit if the first had left anything behind.
+#[test]
+fn memory_for_bodies_comes_back() {
+    let file = pattern(100_000);
+    let server = ScriptedOrigin::start({
+        let file = file.clone();
+        move |x| {
+            send_chunked(x, &file);
+            if x.request.target == "/broken" { After::Close } else { After::Keep }
+        }
+    });
+    let limits = Config { spool_memory_total: 128 << 10, spool_disk_total: 0, ..config() };
+    let origin = Origin::new(&server.url(), limits).expect("an origin");
+    for path in ["/file", "/other", "/broken", "/file"] {
+        let mut client = Collector::default();
+        assert_eq!(origin.serve(path.as_bytes(), &mut client), Outcome::Sent(100_000), "{path}");
+        assert!(client.body == file, "{path}");
+    }
+}
+
+#[test]
+fn bodies_that_are_kept_share_the_disk_and_give_it_back() {
+    let file = pattern(100_000);
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let server = ScriptedOrigin::start({
+        let file = file.clone();
+        move |x| {
+            x.send("HTTP/1.0 200 OK\r\n\r\n");
+            x.send(&file);
+            if x.request.target == "/first" {
+                told.lock().unwrap().recv_timeout(Duration::from_secs(20)).expect("the others have been asked for");
+            }
+            After::Close
+        }
+    });
+    let limits = Config { spool_memory_total: 0, spool_disk_total: 150_000, ..config() };
+    let origin = Origin::new(&server.url(), limits).expect("an origin");
+    let serve = |path: &str| origin.serve(path.as_bytes(), &mut Collector::default());
+    thread::scope(|scope| {
+        let first = scope.spawn(|| serve("/first"));
+        // Whole, as long as the first has not taken its part.
+        let refused = loop {
+            match serve("/second") {
+                Outcome::Sent(100_000) => thread::yield_now(),
+                other => break other,
+            }
+        };
+        assert!(matches!(&refused, Outcome::Failed(reason) if reason.contains("150000 bytes on disk")), "{refused:?}");
+        tell.send(()).expect("the origin waits");
+        assert_eq!(first.join().expect("no panic"), Outcome::Sent(100_000));
+    });
+    assert_eq!(serve("/third"), Outcome::Sent(100_000));
+}
+
 #[test]
 fn encodings_are_not_asked_for_and_undone_if_they_come() {
     let file = pattern(50_000);

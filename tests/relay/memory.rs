@@ -1,11 +1,14 @@
 //! What a body costs webproxy while it passes: memory of a fixed size, and no wait.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use nix::unistd::Pid;
 
 use crate::download::{Download, End};
@@ -19,11 +22,24 @@ const FILE: usize = 128 << 20;
 const BLOCK: usize = 1 << 20;
 /// What that may add to the memory of webproxy.
 const ALLOWED_KB: usize = 32 << 10;
+/// What all bodies of unknown length may have of the memory, as docs/origin.md has it.
+const SPOOLS_KB: usize = 24 << 10;
+/// What each worker may need besides, whatever the length: a block, a decoder, a piece to read a file with.
+const WORKER_KB: usize = 640;
 
 /// The most memory that a process has had, in kB.
 fn peak(pid: Pid) -> usize {
+    status(pid, "VmHWM:")
+}
+
+/// The memory that a process has now, in kB.
+fn resident(pid: Pid) -> usize {
+    status(pid, "VmRSS:")
+}
+
+fn status(pid: Pid, field: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
@@ -97,4 +113,79 @@ fn the_first_byte_does_not_wait_for_the_second() {
         tell.send(()).expect("the origin waits");
         assert_eq!(client.finish(), End::Whole, "{route:?}");
     }
+}
+
+/// How the origin sends a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    WithLength,
+    Chunked,
+    Gzip,
+}
+
+/// An origin whose answers end only when `together` requests of a round are there.
+fn origin_of_rounds(file: &[u8], together: usize) -> ScriptedOrigin {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(file).expect("memory");
+    let (file, gzip) = (file.to_vec(), gzip.finish().expect("memory"));
+    let come = AtomicUsize::new(0);
+    ScriptedOrigin::start(move |x| {
+        let body = if x.request.target == "/Gzip" { &gzip } else { &file };
+        let (last, begin) = body.split_last().expect("a byte");
+        let head = match x.request.target.as_str() {
+            "/Gzip" => format!("Content-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", gzip.len()),
+            "/WithLength" => format!("Content-Length: {}\r\n\r\n", file.len()),
+            _ => format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", file.len()),
+        };
+        x.send(format!("HTTP/1.1 200 OK\r\n{head}"));
+        x.send(begin);
+        let round = come.fetch_add(1, Ordering::SeqCst) / together + 1;
+        while come.load(Ordering::SeqCst) < round * together && x.pause(Duration::from_millis(5)) {}
+        x.send([*last]);
+        if x.request.target == "/Chunked" {
+            x.send("\r\n0\r\n\r\n");
+        }
+        After::Keep
+    })
+}
+
+fn fetch_together(port: u16, sent: Sent, file: &[u8], clients: usize) {
+    thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                let client = Download::start(port, &format!("/{sent:?}"), file);
+                assert_eq!(client.finish(), End::Whole, "{sent:?}");
+            });
+        }
+    });
+}
+
+fn bodies_take_what_is_documented(clients: usize, size: usize) {
+    let file = bytes(1, size);
+    let origin = origin_of_rounds(&file, clients);
+    let relay = Relay::start(Route::Plain, &origin, &["-t", &clients.to_string()]);
+    let pid = relay.webproxy.pid();
+    // With all its workers and their handles.
+    fetch_together(relay.port, Sent::WithLength, &file, clients);
+    let before = resident(pid);
+    for sent in [Sent::Chunked, Sent::Gzip, Sent::Chunked] {
+        fetch_together(relay.port, sent, &file, clients);
+        let most = peak(pid) - before;
+        assert!(most <= SPOOLS_KB + clients * WORKER_KB, "{most} kB more for {clients} bodies, {sent:?}");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while resident(pid) > before + clients * WORKER_KB {
+            assert!(Instant::now() < deadline, "{} kB are kept of {before}, {sent:?}", resident(pid));
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn bodies_of_unknown_length_take_the_memory_that_is_documented_and_give_it_back() {
+    bodies_take_what_is_documented(8, 8 << 20);
+}
+
+#[test]
+fn many_bodies_of_unknown_length_take_no_more_than_few() {
+    bodies_take_what_is_documented(100, 2 << 20);
 }

@@ -1,9 +1,16 @@
+use super::super::config::Config;
+use super::super::spool::Budgets;
 use super::*;
 
 static CHUNK: [u8; 256 << 10] = [7; 256 << 10];
 
 fn flight(length: u64, ceiling: u64) -> Arc<Flight> {
-    let flight = Arc::new(Flight { state: Mutex::new(State::new(ceiling)), changed: Condvar::new() });
+    flight_on_disk(length, ceiling, u64::MAX)
+}
+
+fn flight_on_disk(length: u64, ceiling: u64, spool_disk_total: u64) -> Arc<Flight> {
+    let disk = Budgets::new(&Config { spool_disk_total, ..Config::default() }).disk();
+    let flight = Arc::new(Flight { state: Mutex::new(State::new(ceiling, disk)), changed: Condvar::new() });
     flight.state.lock().length = Some(length);
     flight
 }
@@ -54,15 +61,16 @@ fn a_slow_reader_makes_it_a_file_and_reads_it_all() {
 }
 
 #[test]
-fn beyond_the_ceiling_the_slow_reader_sets_the_pace() {
-    let flight = flight(1 << 40, 1 << 30);
-    let [_slow, fast] = [(); 2].map(|()| Reader::join(&flight).expect("open"));
-    while !flight.state.lock().is_ahead() {
-        flight.state.lock().append(&CHUNK).expect("room");
-        let end = flight.state.lock().end;
-        fast.advance(end);
+fn beyond_the_ceiling_or_the_disk_the_slow_reader_sets_the_pace() {
+    for flight in [flight(1 << 40, 1 << 30), flight_on_disk(1 << 40, u64::MAX, 1 << 39)] {
+        let [_slow, fast] = [(); 2].map(|()| Reader::join(&flight).expect("open"));
+        while !flight.state.lock().is_ahead() {
+            flight.state.lock().append(&CHUNK).expect("room");
+            let end = flight.state.lock().end;
+            fast.advance(end);
+        }
+        assert!(in_memory(&flight.state.lock()).is_some_and(|memory| memory <= WINDOW + CHUNK.len()));
     }
-    assert!(in_memory(&flight.state.lock()).is_some_and(|memory| memory <= WINDOW + CHUNK.len()));
 }
 
 #[test]

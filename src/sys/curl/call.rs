@@ -18,6 +18,9 @@ const CURLINFO_PROTOCOL: CURLINFO = curl_sys::CURLINFO_LONG + 48;
 /// How many connections a handle keeps: one to the origin, and some to where it redirects.
 pub(super) const CONNECTIONS: usize = 4;
 
+/// The most that is put together, give or take one of libcurl's pieces.
+const BLOCK: usize = 256 << 10;
+
 /// Where a transfer goes. `Break` from any of these ends it.
 pub(crate) trait Receiver {
     /// One line of a response head, with its line end; the heads of redirects and interim responses come first.
@@ -125,7 +128,8 @@ impl Call<'_> {
             return self.body(piece, slot);
         }
         self.block.extend_from_slice(piece);
-        if is_last { self.flush(slot) } else { ControlFlow::Continue(()) }
+        // Of a chunked body all is given, but fewer bytes than were read: only their number tells when to go on.
+        if is_last || self.block.len() >= BLOCK { self.flush(slot) } else { ControlFlow::Continue(()) }
     }
 
     /// Hands on what is there. Called after each read, too, as not every byte read is one of a body.
