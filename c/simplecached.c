@@ -9,6 +9,16 @@
 
 int main(int argc, char **argv) {
     gfproxy_cached_options_t options;
+    sigset_t signals;
+
+    /* First of all, so that a signal in the first moments is handled, too. All threads inherit this mask: only the loop
+     * below takes these signals. */
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
 
     gfproxy_cached_options_init(&options);
     const option_t table[] = {
@@ -23,15 +33,6 @@ int main(int argc, char **argv) {
         {'i', "hidden", NULL, IGNORED},
     };
     options_parse(argc, argv, table, sizeof table / sizeof *table);
-
-    /* Before any thread starts: all of them inherit this mask, so that only the loop below takes these signals. */
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGHUP);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    signal(SIGPIPE, SIG_IGN);
 
     if (gfproxy_cached_start(&options) != 0)
         return EXIT_FAILURE;

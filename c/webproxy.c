@@ -86,6 +86,21 @@ static void refuse_origin(const char *origin, const char *reason) {
     options_refuse("-s (--server): '%.*s***%s' is no origin: %s", (int)(user - origin), origin, end, reason);
 }
 
+/* First of all, so that a signal in the first moments is handled, too. All threads inherit this mask: only end_on_signal
+ * takes these signals. */
+static void block_endings(void) {
+    struct sigaction hangup;
+
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&endings);
+    sigaddset(&endings, SIGTERM);
+    sigaddset(&endings, SIGINT);
+    /* There is nothing to load again: it is an end, unless nohup(1) or the like wants it ignored. */
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+        sigaddset(&endings, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &endings, NULL);
+}
+
 /* What is wrong with options that each are in range by themselves. */
 static void check(const gfproxy_options_t *options) {
     char reason[256];
@@ -103,6 +118,7 @@ int main(int argc, char **argv) {
     bool cache = false;
     gfproxy_options_t options;
 
+    block_endings();
     gfproxy_options_init(&options);
     const option_t table[] = {
         {'p', "port", "listen on this port, 0: any free one", NUMBER(&port, 0, 65535)},
@@ -134,18 +150,7 @@ int main(int argc, char **argv) {
                                                               : options.cache        ? handle_with_cache_or_curl
                                                                                      : handle_with_curl;
 
-    struct sigaction hangup;
-
     raise_descriptor_limit();
-    /* Before any thread starts: all of them inherit this mask, so that only end_on_signal takes these signals. */
-    signal(SIGPIPE, SIG_IGN);
-    sigemptyset(&endings);
-    sigaddset(&endings, SIGTERM);
-    sigaddset(&endings, SIGINT);
-    /* There is nothing to load again: it is an end, unless nohup(1) or the like wants it ignored. */
-    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
-        sigaddset(&endings, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &endings, NULL);
 
     gfserver_init(&gfs, (int)threads);
     gfs.socket_fd = NO_SOCKET; /* which a provided gfserver_init leaves as it is */

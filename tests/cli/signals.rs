@@ -177,6 +177,39 @@ fn a_signal_at_the_start_ends_it_at_once() {
     }
 }
 
+/// While the options are read. The program without AddressSanitizer, which wants to be loaded first.
+#[test]
+fn a_hangup_in_the_first_moment_is_handled() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let shim = directory.path().join("early_signal.so");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]).arg(&shim);
+    gcc.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/early_signal.c")).arg("-ldl");
+    assert!(Program::run(&mut gcc).status.success());
+    let with_shim = |name: &str| {
+        let mut command = Command::new(program(name));
+        command.env("LD_PRELOAD", &shim);
+        command
+    };
+    // simplecached loads its file again and goes on; to webproxy it is an end.
+    let mut cache = Cache::start_command(with_shim("simplecached_noasan"), &FILES);
+    let socket = cache.socket();
+    cache.daemon().until("listens", |_| socket.exists());
+    assert_eq!(cache.into_parts().0.stop().status.code(), Some(0));
+    let ended = Program::run(with_shim("webproxy_noasan").args(["-p", "0"]));
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+/// Those of libcurl would make its start four times as long, in which no signal is handled yet.
+#[test]
+fn simplecached_loads_no_library_that_it_does_not_need() {
+    let mut cache = Cache::start("simplecached_noasan", &FILES);
+    let socket = cache.socket();
+    cache.daemon().until("listens", |_| socket.exists());
+    let maps = fs::read_to_string(format!("/proc/{}/maps", cache.daemon().pid())).expect("its mappings");
+    assert!(maps.contains("/libc.so") && !maps.contains("/libcurl"), "{maps}");
+}
+
 #[test]
 fn webproxy_may_have_as_many_clients_as_the_system_allows() {
     let mut sh = Command::new("sh");
