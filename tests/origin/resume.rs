@@ -88,6 +88,26 @@ fn a_rest_that_begins_elsewhere_is_not_gone_on_with() {
     }
 }
 
+/// Without a length of its own, libcurl takes any end of it for the end.
+#[test]
+fn a_rest_that_ends_early_is_no_end() {
+    let file = pattern(SIZE);
+    let fetched = break_then(&file, "ETag: \"v1\"", |x, file| {
+        let first = offset(x);
+        if x.request.number == 2 {
+            return rest(x, file, "ETag: \"v1\"");
+        }
+        let range = format!("Content-Range: bytes {first}-{}/{SIZE}", SIZE - 1);
+        x.send(format!(
+            "HTTP/1.1 206 Partial Content\r\nTransfer-Encoding: chunked\r\n{range}\r\nETag: \"v1\"\r\n\r\n"
+        ));
+        x.send([b"400\r\n", &file[first..first + 1024], b"\r\n0\r\n\r\n"].concat());
+        After::Keep
+    });
+    fetched.assert_whole(&file);
+    assert_eq!(fetched.server.requests()[2].field("Range"), Some(format!("bytes={}-", BREAK + 1024).as_str()));
+}
+
 #[test]
 fn an_origin_without_ranges_sends_the_same_version_again() {
     let file = pattern(SIZE);
