@@ -146,7 +146,9 @@ bench: deps-bench
 	$(MAKE) KIT= BIN=$(BENCH_BUILD)/own BUILD=$(BENCH_BUILD)/own/obj $(call BENCH_GOALS,$(BENCH_BUILD)/own)
 	$(if $(KIT),$(MAKE) BIN=$(BENCH_BUILD)/kit BUILD=$(BENCH_BUILD)/kit/obj $(call BENCH_GOALS,$(BENCH_BUILD)/kit))
 	$(CARGO) bench --locked --target-dir $(TARGET) --bench versus -- --own $(abspath $(BENCH_BUILD)/own) \
-		$(if $(KIT),--provided $(abspath $(BENCH_BUILD)/kit)) $(if $(QUICK),--quick --output $(abspath $(BENCH_BUILD)/quick))
+		$(if $(KIT),--provided $(abspath $(BENCH_BUILD)/kit)) \
+		--results $(abspath $(BENCH_BUILD)/$(if $(QUICK),quick/)results.json) \
+		$(if $(QUICK),--quick --output $(abspath $(BENCH_BUILD)/quick))
 	$(if $(QUICK),,$(MAKE) bench-channel)
 
 # The bare channel against a futex and memcpy.

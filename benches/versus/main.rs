@@ -31,9 +31,13 @@ struct Options {
     #[arg(long)]
     quick: bool,
 
-    /// Write bench/results.json, docs/performance.md and docs/performance/*.svg below this directory
+    /// Write docs/performance.md and docs/performance/*.svg below this directory
     #[arg(long, default_value = ".")]
     output: PathBuf,
+
+    /// Write every round to this file
+    #[arg(long, value_name = "FILE")]
+    results: PathBuf,
 
     /// Where make put webproxy_noasan, simplecached_noasan, sendfile, relay and bare, linked with our gfserver
     #[arg(long, value_name = "DIR")]
@@ -69,8 +73,8 @@ fn run(options: &Options) -> Result<bool, String> {
     let run = plan::run(&builds, options.quick)?;
     let goals = goals::check(&run.cells);
     print!("{}", report::goals(&goals));
-    results::write(&options.output, &run, &goals)?;
+    results::write(&options.results, &run, &goals)?;
     report::write(&options.output, &run, &goals)?;
-    println!("{:.0} s in all; results in {}", start.elapsed().as_secs_f64(), options.output.display());
+    println!("{:.0} s in all; every round in {}", start.elapsed().as_secs_f64(), options.results.display());
     Ok(run.cells.iter().all(|cell| cell.rounds.is_ok()))
 }

@@ -1,4 +1,4 @@
-//! bench/results.json: every round, for other programs.
+//! results.json: every round, for other programs.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::measure::{Cell, Round, seconds};
 use crate::plan::Run;
 use crate::report::machine;
 
-pub fn write(output: &Path, run: &Run, goals: &[Goal]) -> Result<(), String> {
+pub fn write(file: &Path, run: &Run, goals: &[Goal]) -> Result<(), String> {
     let value = json!({
         "machine": machine().into_iter().map(|(name, text)| (name.to_owned(), Value::from(text)))
             .collect::<serde_json::Map<_, _>>(),
@@ -19,10 +19,9 @@ pub fn write(output: &Path, run: &Run, goals: &[Goal]) -> Result<(), String> {
         "goals": goals.iter().map(goal).collect::<Vec<_>>(),
         "cells": run.cells.iter().map(cell).collect::<Vec<_>>(),
     });
-    let directory = output.join("bench");
-    let file = directory.join("results.json");
     let text = serde_json::to_string_pretty(&value).map_err(|e| e.to_string())? + "\n";
-    fs::create_dir_all(&directory).and_then(|()| fs::write(&file, text)).map_err(|e| format!("{}: {e}", file.display()))
+    let directory = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory).and_then(|()| fs::write(file, text)).map_err(|e| format!("{}: {e}", file.display()))
 }
 
 fn goal(goal: &Goal) -> Value {
