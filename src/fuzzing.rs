@@ -10,6 +10,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::cache::{Catalog, Faults};
 use crate::channel::fuzzing as channel;
 use crate::getfile::{HeaderParser, Parsed};
+use crate::origin::fuzzing as origin;
 
 /// The datagrams of the command socket, and descriptors.
 pub fn wire(bytes: &[u8]) {
@@ -70,8 +71,35 @@ pub fn header(bytes: &[u8]) {
     assert_eq!(whole, Ok(Parsed::Partial));
 }
 
+/// The heads of an origin's responses.
+pub fn head(bytes: &[u8]) {
+    origin::head(bytes);
+}
+
+/// An origin's `Content-Range`.
+pub fn range(bytes: &[u8]) {
+    origin::range(bytes);
+}
+
+/// An origin's `Retry-After`.
+pub fn retry_after(bytes: &[u8]) {
+    origin::retry_after(bytes);
+}
+
+/// A compressed body of an origin.
+pub fn gzip(bytes: &[u8]) {
+    origin::gzip(bytes);
+}
+
+/// The URL of a base and a path, with a NUL byte between them.
+pub fn url(bytes: &[u8]) {
+    origin::url(bytes);
+}
+
 #[cfg(all(test, not(loom)))]
 mod properties {
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
     use proptest::prelude::*;
 
     use super::*;
@@ -85,6 +113,24 @@ mod properties {
         let letter = prop_oneof![9 => prop::sample::select(alphabet), 1 => any::<u8>()];
         prop::collection::vec(letter, 0..200)
     }
+
+    /// Beginnings of lines in a head.
+    const HEAD: [&str; 14] = [
+        "HTTP/1.1 200 ",
+        "HTTP/2 206",
+        "HTTP/1.1 302 ",
+        "Content-Length: ",
+        "Transfer-Encoding: chunked",
+        "Content-Encoding: gzip",
+        "Content-Range: bytes ",
+        "ETag: \"",
+        "Last-Modified: Tue, 15 Nov 1994 12:45:26 GMT",
+        "Date: Tue, 15 Nov 1994 12:45:3",
+        "Retry-After: ",
+        "Location: http://h/",
+        "",
+        "\r\n",
+    ];
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1000))]
@@ -130,6 +176,45 @@ mod properties {
         fn headers_of_any_bytes(bytes in text(b"OK 0123456789\n"), begin in 0..4usize) {
             let begin = ["", "GETFILE ", "GETFILE OK ", "GETFILE FILE_NOT_FOUND "][begin];
             header(&[begin.as_bytes(), &bytes].concat());
+        }
+
+        #[test]
+        fn heads_of_any_bytes(lines in prop::collection::vec((0..HEAD.len(), text(b"\"W/v12,- *:\r")), 0..8)) {
+            let lines = lines.into_iter().flat_map(|(line, text)| [HEAD[line].as_bytes(), &text, b"\r\n"].concat());
+            head(&lines.collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn ranges_of_any_bytes(begin in 0..2usize, text in text(b"0123456789--/*"), bounds: [u32; 3]) {
+            range(&[[b"bytes ".as_slice(), b""][begin], &text].concat());
+            range(format!("bytes {}-{}/{}", bounds[0], bounds[1], bounds[2]).as_bytes());
+        }
+
+        #[test]
+        fn waits_of_any_bytes(bytes in text(b"0123456789"), seconds: u32, year in 0..12000u32, day in 0..40u32) {
+            retry_after(&bytes);
+            retry_after(seconds.to_string().as_bytes());
+            retry_after(format!("Sun, {day:02} Nov {year:04} 08:49:37 GMT").as_bytes());
+        }
+
+        #[test]
+        fn gzip_bodies_of_any_bytes(bytes in bytes(), members in 0..3usize, at in 0..60usize, wrong: u8) {
+            gzip(&bytes);
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(&bytes).expect("memory");
+            let mut body = encoder.finish().expect("memory").repeat(members);
+            gzip(&body);
+            if let Some(byte) = body.get_mut(at) {
+                *byte = wrong;
+            }
+            gzip(&body);
+        }
+
+        #[test]
+        fn urls_of_any_bytes(base in text(b"htp:/@[]1.%#?h "), path in text(b"./%2eE5\\/;?#@")) {
+            url(&[b"http://h:81/base\0", &path[..]].concat());
+            url(&[b"http://", &base[..], b"\0", &path].concat());
+            url(&[&base[..], b"\0", &path].concat());
         }
     }
 }

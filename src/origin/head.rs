@@ -136,7 +136,8 @@ impl Head {
         }
         if let Some(tag) = &self.etag {
             let opaque = tag.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\""));
-            return opaque.is_some_and(|opaque| !opaque.contains(&b'"')).then_some(tag);
+            let fits = |opaque: &[u8]| !opaque.iter().any(|&b| b == b'"' || b.is_ascii_control());
+            return opaque.is_some_and(fits).then_some(tag);
         }
         let modified = self.last_modified.as_ref()?;
         let age = http_date(self.date.as_ref()?)?.duration_since(http_date(modified)?).ok()?;
@@ -321,6 +322,7 @@ mod tests {
             (&["ETag: \"v1\"", "ETag: \"v2\""], None),
             (&["ETag: \"v1\"", "Content-Encoding: br"], None),
             (&["ETag: \"v1\", \"v2\""], None),
+            (&["ETag: \"v\r1\""], None),
             (&["ETag: v1"], None),
             (&["ETag: \""], None),
             (&[&modified, "Date: Tue, 15 Nov 1994 12:45:27 GMT"], Some(day)),

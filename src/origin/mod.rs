@@ -4,6 +4,8 @@
 mod body;
 mod coalesce;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 mod repetition;
 mod spool;
