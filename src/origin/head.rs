@@ -89,7 +89,8 @@ impl Head {
         } else if is("content-range") {
             put(&mut self.content_range, value);
         } else if is("content-type") {
-            self.byteranges = value.to_ascii_lowercase().starts_with(b"multipart/byteranges");
+            let kind = b"multipart/byteranges";
+            self.byteranges = value.get(..kind.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(kind));
         } else if is("etag") {
             put(&mut self.etag, value);
         } else if is("last-modified") {
