@@ -2,10 +2,12 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
 
-use log::{Level, log};
+use log::{debug, error};
 
 use crate::handler::{Connection, Proxy, Route, Settings, StartError};
+use crate::logging::{LeftOut, Limiter};
 use crate::reply::Outcome;
 use crate::sys::gfserver::{ContextReply, GfContext, path_bytes};
 use crate::sys::process::{NoCancel, ignore_write_signals};
@@ -88,9 +90,7 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
         match Proxy::get() {
             Ok(proxy) => proxy.handle(route, path, origin, &mut reply),
             Err(error) => {
-                // A stop is what the program wants; all else is wrong with its environment.
-                let level = if matches!(error, StartError::Stopped) { Level::Debug } else { Level::Error };
-                log!(level, "gfproxy: {error}");
+                complain(&error);
                 // The provided gfserver would wait without end for a client that does not close.
                 let Settings { linger, stall, .. } = Settings::default();
                 reply.set_timeouts(linger, stall);
@@ -109,6 +109,16 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
             }
             -1
         }
+    }
+}
+
+/// A stop is what the program wants; all else is wrong with its environment, and each request says so.
+fn complain(error: &StartError) {
+    static ERRORS: LazyLock<Limiter<()>> = LazyLock::new(|| Limiter::new(module_path!(), 1));
+    if matches!(error, StartError::Stopped) {
+        debug!("gfproxy: {error}");
+    } else if let Some(left_out) = ERRORS.admit(()) {
+        error!("gfproxy: {error}{}", LeftOut(left_out));
     }
 }
 
