@@ -34,6 +34,7 @@ const DATA: u8 = 0;
 const END: u8 = 1;
 const PARKED: u8 = 2;
 const NOT_FOUND: u8 = 3;
+const CHANGED: u8 = 5;
 const CANCELLED_KIND: u8 = 6;
 
 /// A session of the second server.
@@ -321,6 +322,73 @@ fn a_transfer_that_is_dropped_is_cancelled_and_its_segments_come_back() {
     assert_eq!((stats.sessions, stats.free + stats.quarantined), (1, 3), "{stats:?}");
     drop(client);
     server.join().expect("the second server");
+}
+
+/// So often a client asks again for a file that changed before it had a byte of it.
+const ATTEMPTS: usize = 5;
+
+#[test]
+fn a_file_that_changes_before_its_first_bytes_are_there_is_asked_for_again() {
+    let here = tempfile::tempdir().expect("a directory");
+    let path = here.path().join("socket");
+    let listener = listen(&path);
+    let (file, asked) = (bytes(3000), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let session = accept(&listener, 0);
+            while let Some(request) = session.request() {
+                let count = asked.fetch_add(1, Ordering::SeqCst);
+                let mut lease = session.lease(&request);
+                if request.key == b"restless" || request.offset == 0 && count < ATTEMPTS {
+                    // Each time another one: it is nothing to hold the next answer to.
+                    lease.describe([7, 8, 5000, 9, count as u64]);
+                    lease.publish(request.lead, &[], CHANGED);
+                } else {
+                    lease.stream(&file, [7, 8, 3000, 9, 10], request.offset, 1024, usize::MAX);
+                }
+            }
+        });
+        let client = client(&path, 1);
+        assert!(rest(&mut client.open(b"file").expect("open")).expect("transfer") == file);
+        let before = asked.load(Ordering::SeqCst);
+        assert_eq!(client.open(b"restless").err(), Some(OpenError::Failed));
+        assert_eq!(asked.load(Ordering::SeqCst) - before, ATTEMPTS + 1);
+    });
+}
+
+#[test]
+fn a_file_that_changes_after_its_first_bytes_is_not_gone_on_with() {
+    let here = tempfile::tempdir().expect("a directory");
+    let path = here.path().join("socket");
+    let listener = listen(&path);
+    let file = bytes(30_000);
+    let same = [7, 8, 30_000, 9, 10];
+    // A server that says so, and ones that go on with another file, of another device, inode, length or time.
+    let answers: Vec<Option<[u64; 5]>> = std::iter::once(None)
+        .chain((0..5).map(|i| Some(std::array::from_fn(|j| same[j] + u64::from(i == j)))))
+        .collect();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let session = accept(&listener, 0);
+            let mut answers = answers.iter();
+            while let Some(request) = session.request() {
+                let mut lease = session.lease(&request);
+                if request.offset == 0 {
+                    lease.stream(&file, same, 0, 1024, 3);
+                    continue;
+                }
+                match answers.next().expect("one for each transfer") {
+                    None => lease.publish(request.lead, &[], CHANGED),
+                    Some(other) => lease.stream(&file, *other, request.offset, 1024, usize::MAX),
+                }
+            }
+        });
+        let client = client(&path, 1);
+        for answer in &answers {
+            let mut transfer = client.open(b"file").expect("open");
+            assert_eq!(rest(&mut transfer).err(), Some(TransferError::Changed), "{answer:?}");
+        }
+    });
 }
 
 #[test]
