@@ -108,9 +108,14 @@ impl Run {
 
     /// Gives a file of the origin another version, or none.
     fn publish(&self, file: usize, random: &mut Rng) {
-        let version = self.ledger.state(file).version + 1;
-        let (length, gone) = (draw_length(random), random.u32(..10) == 0);
-        let state = State { version, len: (!gone).then_some(length) };
+        let old = self.ledger.state(file);
+        let (length, kind) = (draw_length(random), random.u32(..10));
+        let len = match kind {
+            0 => None,
+            1..5 => old.len.or(Some(length)),
+            _ => Some(length),
+        };
+        let state = State { version: old.version + 1, len };
         self.ledger.note(format!("origin has {state:?} as /f/{file}"));
         self.ledger.change(file, state, Duration::ZERO, || ());
     }
