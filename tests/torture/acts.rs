@@ -6,6 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use flate2::{Compression, write::GzEncoder};
 
+use crate::ledger::Fault;
 use crate::scripted::{After, Exchange};
 use crate::stream::content;
 
@@ -30,14 +31,16 @@ pub enum Act {
     Chunked,
     CloseDelimited,
     Surplus,
-    // Failures.
+    Rangeless,
+    // Failures after which the proxy is to ask again.
     Reset,
     Short,
+    BrokenChunk,
+    ResetUnannounced,
+    // Failures that may end a request.
     Stall,
     Silent,
-    BrokenChunk,
     BrokenGzip,
-    ResetUnannounced,
     Status,
     Nonsense,
     Doubled,
@@ -45,7 +48,7 @@ pub enum Act {
 }
 
 /// How often each is drawn.
-const ACTS: [(Act, usize); 21] = [
+const ACTS: [(Act, usize); 22] = [
     (Act::Plain, 60),
     (Act::Closing, 4),
     (Act::Forgetful, 4),
@@ -56,6 +59,7 @@ const ACTS: [(Act, usize); 21] = [
     (Act::Chunked, 6),
     (Act::CloseDelimited, 4),
     (Act::Surplus, 6),
+    (Act::Rangeless, 20),
     (Act::Reset, 8),
     (Act::Short, 8),
     (Act::Stall, 1),
@@ -70,7 +74,6 @@ const ACTS: [(Act, usize); 21] = [
 ];
 
 const OFF: &[Act] = &[Act::Surplus, Act::Label];
-const SUBTLE: bool = false;
 
 impl Act {
     pub fn draw(random: &mut Rng) -> Self {
@@ -80,9 +83,18 @@ impl Act {
     }
 
     /// Whether the answer may fail for it.
-    pub fn is_fault(self) -> bool {
-        self >= Self::Reset
+    pub fn fault(self) -> Option<Fault> {
+        match self {
+            Self::Reset | Self::Short | Self::BrokenChunk | Self::ResetUnannounced => Some(Fault::Passing),
+            act if act > Self::ResetUnannounced => Some(Fault::Lasting),
+            _ => None,
+        }
     }
+}
+
+/// Whether a version has a name by which the rest of it can be asked for. A weak ETag is none.
+pub fn is_named(version: u32) -> bool {
+    version % 5 < 3
 }
 
 /// One version of a file, as it is sent.
@@ -114,11 +126,11 @@ impl Entity {
 
     /// A version that the file never has, with validators of the same kinds, or of one of them, and others than this one's.
     fn ghost(&self, random: &mut Rng) -> Self {
-        let tag = format!("ETag: {}\"ghost\"\r\n", if SUBTLE && random.bool() { "W/" } else { "" });
+        let tag = format!("ETag: {}\"ghost\"\r\n", if random.bool() { "W/" } else { "" });
         // A time that is as new as its Date tells no versions apart, but it is another one.
-        let now = date(if SUBTLE && random.bool() { self.version + 1 } else { u32::MAX });
+        let now = date(if random.bool() { self.version + 1 } else { u32::MAX });
         let time = format!("Last-Modified: {}\r\nDate: {now}\r\n", date(self.version + 1));
-        let fields = match (self.version % 5, if SUBTLE { random.u32(..3) } else { 2 }) {
+        let fields = match (self.version % 5, random.u32(..3)) {
             (0, _) | (2 | 3, 0) => tag,
             (1, _) | (2 | 3, 1) => time,
             _ => tag + &time,
@@ -176,7 +188,9 @@ pub fn perform(x: &mut Exchange<'_>, act: Act, entity: &Entity, random: &mut Rng
             x.send([entity.head_with_length("").as_bytes(), &entity.body(), &surplus].concat());
             After::Keep
         }
-        Act::Plain | Act::Surplus => send(x, &entity.head_with_length(""), &entity.body(), After::Keep),
+        Act::Plain | Act::Surplus | Act::Rangeless => {
+            send(x, &entity.head_with_length(""), &entity.body(), After::Keep)
+        }
         Act::Closing => send(x, &entity.head_with_length("Connection: close\r\n"), &entity.body(), After::Close),
         Act::Forgetful => send(x, &entity.head_with_length(""), &entity.body(), After::Close),
         Act::Interim => {

@@ -53,8 +53,6 @@ const EVENTS: [Event; 14] = [
     Event::Touch,
 ];
 
-const OFF: &[Event] = &[Event::RewriteAlike];
-
 pub struct Disk<'l> {
     directory: PathBuf,
     ledger: &'l Ledger,
@@ -73,9 +71,8 @@ impl<'l> Disk<'l> {
     }
 
     /// One event. All that is random is drawn from `random` in an order that depends on it alone.
-    pub fn step(&mut self, random: &mut Rng) {
-        let (event, file) = (EVENTS[random.usize(..EVENTS.len())], random.usize(..ON_DISK));
-        self.perform(event, file, random);
+    pub fn step(&mut self, file: usize, random: &mut Rng) {
+        self.perform(EVENTS[random.usize(..EVENTS.len())], file, random);
     }
 
     fn path(&self, file: usize) -> PathBuf {
@@ -90,7 +87,7 @@ impl<'l> Disk<'l> {
     fn perform(&mut self, event: Event, file: usize, random: &mut Rng) {
         let (ledger, old, length) = (self.ledger, self.ledger.state(file), draw_length(random));
         let part = random.f64();
-        let event = if old.len.is_none() || OFF.contains(&event) { Event::Replace } else { event };
+        let event = if old.len.is_none() { Event::Replace } else { event };
         let (now, path) = (old.len.unwrap_or(0), self.path(file));
         let alike = State { version: old.version + 1, len: old.len };
         let new = State { version: old.version + 1, len: Some(length) };

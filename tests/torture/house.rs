@@ -22,7 +22,7 @@ use crate::programs::{Program, program};
 /// What a process may hold at the end beyond what it held at first: connections that are kept, descriptors for later.
 const MORE_DESCRIPTORS: usize = 40;
 const MORE_THREADS: usize = 4;
-const MORE_MEMORY: usize = 32 << 20;
+const MORE_MEMORY: usize = 24 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {

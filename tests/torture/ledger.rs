@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::acts::is_named;
 use crate::client::{End, Outcome};
 use crate::house::{Process, Route};
 
@@ -20,6 +21,8 @@ const HELD: Duration = Duration::from_millis(100);
 const BRISK: Duration = Duration::from_millis(5);
 /// Requests for a file that was written without a pause do not wait for one within this time.
 const RESTLESS: Duration = Duration::from_millis(1500);
+/// How often the proxies ask again.
+const ATTEMPTS: usize = 3;
 /// How many events are kept for a report, and how many states of a file.
 const KEPT: usize = 20_000;
 
@@ -37,6 +40,14 @@ impl fmt::Debug for State {
             None => write!(f, "nothing"),
         }
     }
+}
+
+/// What an origin's failure leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The proxy asks again.
+    Passing,
+    Lasting,
 }
 
 /// From the beginning of a request to the end of its answer.
@@ -67,7 +78,7 @@ struct History {
     states: VecDeque<Period<State>>,
     /// Writes in place, and what else running transfers see of the file; whether they may be seen half done.
     writes: VecDeque<Period<bool>>,
-    faults: VecDeque<Instant>,
+    faults: VecDeque<(Instant, Fault)>,
 }
 
 pub struct Ledger {
@@ -127,8 +138,8 @@ impl Ledger {
     }
 
     /// From now on answers for this file may fail, if their requests have come before.
-    pub fn fault(&self, file: usize) {
-        push(&mut self.file(file).faults, Instant::now());
+    pub fn fault(&self, file: usize, fault: Fault) {
+        push(&mut self.file(file).faults, (Instant::now(), fault));
     }
 
     /// Notes that a process serves no longer, until `action` has ended.
@@ -163,7 +174,8 @@ impl Ledger {
             return Err(format!("{end:?} with {seen} of {len}, but it was {states:?}"));
         }
         let changed = states.clone().nth(1).is_some();
-        let origin_failed = self.down(Process::Origin, *window) || self.faulty(&history, asked, file);
+        let repeatable = !joins && !changed && states.clone().all(|period| is_named(period.what.version));
+        let origin_failed = self.down(Process::Origin, *window) || history.failed(asked, repeatable);
         let proxy_failed = slow || self.down(route.proxy(), *window);
         let excused = match end {
             End::Whole | End::Left => true,
@@ -180,10 +192,6 @@ impl Ledger {
             End::Hangs => false,
         };
         if excused { Ok(()) } else { Err(format!("{end:?} after {:?}, for no reason", window.end - window.start)) }
-    }
-
-    fn faulty(&self, history: &History, window: Window, file: usize) -> bool {
-        file >= ON_DISK && history.faults.iter().any(|&fault| window.meets(fault, Some(fault)))
     }
 
     pub fn note(&self, event: impl Into<String>) {
@@ -211,6 +219,15 @@ impl Ledger {
         let around = log.iter().filter(|(time, event)| *time + before >= at && concerns(event));
         let line = |(time, event): &(Instant, String)| format!("{:9.3} {event}\n", (*time - self.start).as_secs_f64());
         Some(around.map(line).chain([failure.clone()]).collect())
+    }
+}
+
+impl History {
+    /// Whether what the origin did may have ended a request: `repeatable`, if the proxy can ask for the same once more.
+    fn failed(&self, window: Window, repeatable: bool) -> bool {
+        let met = |wanted| move |&&(at, fault): &&(Instant, Fault)| fault == wanted && window.meets(at, Some(at));
+        let passing = self.faults.iter().filter(met(Fault::Passing)).count();
+        self.faults.iter().any(|fault| met(Fault::Lasting)(&fault)) || passing > if repeatable { ATTEMPTS } else { 0 }
     }
 }
 

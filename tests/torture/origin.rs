@@ -85,11 +85,11 @@ impl Script {
         let first = offset(x).filter(|&first| first < len);
         // One that sends stale ranges does not look at If-Range.
         let named = |entity: &Entity| x.request.field("If-Range").is_some_and(|name| entity.is_named_by(name));
-        if act == Act::StaleRange || named(&entity) {
+        if act == Act::StaleRange || (act != Act::Rangeless && named(&entity)) {
             entity.first = first.unwrap_or(0);
         }
-        if act.is_fault() {
-            self.ledger.fault(file);
+        if let Some(fault) = act.fault() {
+            self.ledger.fault(file, fault);
         }
         self.ledger.note(format!("origin /f/{file} version {} from {}: {act:?}", state.version, entity.first));
         perform(x, act, &entity, &mut random)

@@ -1,7 +1,8 @@
 //! The schedule: rounds of events, each with a calm at its end in which every file must be there, and be the newest.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use crate::pair::until;
 const CLIENTS: u64 = 8;
 /// Events of a round.
 const EVENTS: usize = 150;
+/// After so many events other files are hot.
+const COURSE: usize = 25;
 /// How long the origin is silent before a calm begins. Requests whose clients have left are over by then, as are the times in
 /// which a file may be an older one or an error.
 const SILENCE: Duration = Duration::from_millis(1600);
@@ -32,6 +35,8 @@ pub struct Run {
     ledger: Arc<Ledger>,
     /// Clients hold it for reading, each for a request; who has it for writing is alone.
     gate: RwLock<()>,
+    /// A file on the disk and one on the origin that are asked for and changed all the time.
+    hot: [AtomicUsize; 2],
     stop: AtomicBool,
     ends: Mutex<BTreeMap<String, usize>>,
 }
@@ -43,6 +48,7 @@ impl Run {
             directory: tempfile::tempdir().expect("a directory"),
             ledger: Arc::new(Ledger::new()),
             gate: RwLock::new(()),
+            hot: [AtomicUsize::new(0), AtomicUsize::new(ON_DISK)],
             stop: AtomicBool::new(false),
             ends: Mutex::default(),
         }
@@ -77,13 +83,17 @@ impl Run {
         // One process may die in a round; the others grow old.
         let victim = PROCESSES[random.usize(..PROCESSES.len())];
         self.ledger.note(format!("a round begins; {victim:?} may die"));
-        for _ in 0..EVENTS {
+        for event in 0..EVENTS {
+            if event % COURSE == 0 {
+                self.hot[0].store(random.usize(..ON_DISK), Ordering::SeqCst);
+                self.hot[1].store(random.usize(ON_DISK..FILES), Ordering::SeqCst);
+            }
             match random.u32(..100) {
                 0..2 => self.restart(house, victim, random),
                 2..4 => self.freeze(house, random),
                 4 => house.reload(),
-                5..65 => disk.step(random),
-                _ => self.publish(random.usize(ON_DISK..FILES), random),
+                5..65 => disk.step(self.draw_file(0..ON_DISK, random), random),
+                _ => self.publish(self.draw_file(ON_DISK..FILES, random), random),
             }
             sleep(Duration::from_millis(random.u64(..40)));
             if self.ledger.failed() {
@@ -91,6 +101,13 @@ impl Run {
             }
         }
         self.calm(house, random);
+    }
+
+    /// Half of what happens, happens to one file for a while.
+    fn draw_file(&self, files: Range<usize>, random: &mut Rng) -> usize {
+        let hot = &self.hot[usize::from(files.start == ON_DISK || (files.end == FILES && random.bool()))];
+        let other = random.usize(files);
+        if random.bool() { hot.load(Ordering::SeqCst) } else { other }
     }
 
     fn restart(&self, house: &mut House, process: Process, random: &mut Rng) {
@@ -157,8 +174,7 @@ impl Run {
         let mut random = Rng::with_seed(self.seed.wrapping_add(number + 1));
         while !self.stop.load(Ordering::SeqCst) && !self.ledger.failed() {
             let route = ROUTES[random.usize(..ROUTES.len())];
-            let files = route.files();
-            let (file, manner) = (random.usize(files), draw_manner(&mut random));
+            let (file, manner) = (self.draw_file(route.files(), &mut random), draw_manner(&mut random));
             let request = self.gate.read().expect("not poisoned");
             let end = self.ask(route, file, manner, ports, &mut random);
             drop(request);
