@@ -94,7 +94,9 @@ impl Catalog {
     }
 
     fn parse(locals: &Path, text: Vec<u8>, faults: Faults) -> Result<Self, LoadError> {
-        let base = locals.parent().map_or_else(PathBuf::new, Path::to_owned);
+        // Absolute, whatever directory the process goes to later.
+        let locals_at = std::path::absolute(locals).unwrap_or_else(|_| locals.to_owned());
+        let base = locals_at.parent().map_or_else(PathBuf::new, Path::to_owned);
         let mut catalog = Self { base, text, entries: Vec::new(), table: HashTable::new(), hasher: RandomState::new() };
         let mut complaints = Complaints { locals, made: 0 };
         let mut first_fault = None;

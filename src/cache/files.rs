@@ -2,9 +2,8 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -13,13 +12,7 @@ use parking_lot::Mutex;
 
 use super::catalog::Catalog;
 use super::regular::open_regular;
-use crate::channel::{HOLDS_FOR, LOOKS, OpenFile, StoreError, Validator};
-
-/// For so long an open descriptor is used without a look at whether its path leads to another file by now, unless the
-/// file has no name any more. Clients that see for themselves that the file is unchanged do so for some time more.
-const RECHECK: Duration = Duration::from_millis(900);
-/// What docs/locals.md promises.
-const _: () = assert!(RECHECK.as_millis() + HOLDS_FOR.as_millis() <= 1000);
+use crate::channel::{LOOKS, OpenFile, StoreError};
 
 /// At most so many descriptors are kept, whatever the limit allows.
 const MOST_KEPT: usize = 16384;
@@ -30,40 +23,31 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 /// At most so many such files are remembered.
 const MOST_BUSY: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
-#[derive(Debug)]
-struct Kept {
-    file: Arc<OpenFile>,
-    /// When the last look at its path began.
-    looked: Instant,
-}
-
 /// A catalog with its open files.
 #[derive(Debug)]
 pub struct Files {
     catalog: Catalog,
     /// By path, as the catalog has it: many keys may lead to one file.
-    kept: Mutex<LruCache<Box<[u8]>, Kept>>,
+    kept: Mutex<LruCache<Box<[u8]>, Arc<OpenFile>>>,
     /// Those that are written all the time, by path, and when that was last seen.
     busy: Mutex<LruCache<Box<[u8]>, Instant>>,
     /// Beyond so many open files, those of transfers included, fewer are kept.
     most_open: usize,
     /// One bit an entry: whether the log has been told that it cannot be opened.
     told: Box<[AtomicU64]>,
-    /// See [`crate::channel::Store::epoch`].
-    epoch: Arc<AtomicU32>,
 }
 
 impl Files {
     /// Keeps files open on up to half of the descriptors that the process may have.
-    pub fn new(catalog: Catalog, epoch: Arc<AtomicU32>) -> Self {
-        Self::with_limit(catalog, epoch, OpenFile::most())
+    pub fn new(catalog: Catalog) -> Self {
+        Self::with_limit(catalog, OpenFile::most())
     }
 
-    fn with_limit(catalog: Catalog, epoch: Arc<AtomicU32>, most_open: usize) -> Self {
+    fn with_limit(catalog: Catalog, most_open: usize) -> Self {
         let most_kept = NonZeroUsize::new((most_open / 3 * 2).min(MOST_KEPT)).unwrap_or(NonZeroUsize::MIN);
         let told = (0..catalog.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let (kept, busy) = (Mutex::new(LruCache::new(most_kept)), Mutex::new(LruCache::new(MOST_BUSY)));
-        Self { catalog, kept, busy, most_open, told, epoch }
+        Self { catalog, kept, busy, most_open, told }
     }
 
     /// The catalog.
@@ -71,34 +55,22 @@ impl Files {
         &self.catalog
     }
 
-    /// The file behind a key, in the state that it has now.
+    /// The file behind a key, in the state that it has now. No answer is given without a look at what its path leads to: a
+    /// descriptor does not show that a name is another file's, nor on overlayfs that the name is gone.
     pub fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
         let entry = self.catalog.find(key).ok_or(StoreError::NotFound)?;
-        let now = Instant::now();
-        let kept =
-            self.kept.lock().get(self.catalog.path_bytes(entry)).map(|kept| (Arc::clone(&kept.file), kept.looked));
-        if let Some((file, looked)) = kept
-            && let Ok(state) = file.file().metadata()
-            && Validator::of(&state) == *file.validator()
-        {
-            // A file that was replaced or removed has no name, as a rule.
-            if state.nlink() > 0 && now.saturating_duration_since(looked) < RECHECK {
-                return Ok(file);
-            }
-            let named = std::fs::metadata(self.catalog.path(entry));
-            if named.is_ok_and(|named| Validator::of(&named) == *file.validator()) {
-                self.keep_on(entry, &file, now);
-                return Ok(file);
-            }
+        let kept = self.kept.lock().get(self.catalog.path_bytes(entry)).map(Arc::clone);
+        match kept.filter(|file| file.is_found()) {
+            Some(file) => Ok(file),
+            None => self.open_path(entry),
         }
-        self.open_path(entry, now)
     }
 
-    /// Opens what a path leads to at `now` or later.
-    fn open_path(&self, entry: u32, now: Instant) -> Result<Arc<OpenFile>, StoreError> {
+    /// Opens what a path leads to.
+    fn open_path(&self, entry: u32) -> Result<Arc<OpenFile>, StoreError> {
         let path = self.catalog.path(entry);
         self.make_room();
-        let looks = if self.is_busy(entry, now) { 1 } else { LOOKS };
+        let looks = if self.is_busy(entry) { 1 } else { LOOKS };
         let opened = loop {
             match open_regular(&path, looks) {
                 Err(error) if is_shortage(&error) && self.close_some() => {}
@@ -109,7 +81,7 @@ impl Files {
         match opened {
             Ok(file) => {
                 let file = Arc::new(file);
-                self.keep(entry, Arc::clone(&file), now);
+                self.keep(entry, Arc::clone(&file));
                 self.mark(entry, false);
                 Ok(file)
             }
@@ -127,45 +99,21 @@ impl Files {
         }
     }
 
-    /// Notes a look at a path that led to the file which is kept, unless somebody has found another one since.
-    fn keep_on(&self, entry: u32, file: &Arc<OpenFile>, looked: Instant) {
-        if let Some(kept) = self.kept.lock().get_mut(self.catalog.path_bytes(entry))
-            && Arc::ptr_eq(&kept.file, file)
-        {
-            kept.looked = looked.max(kept.looked);
-        }
-    }
-
-    /// Keeps a file that its path led to at `looked` or later.
-    fn keep(&self, entry: u32, file: Arc<OpenFile>, looked: Instant) {
-        let path = self.catalog.path_bytes(entry);
-        let id = |file: &OpenFile| (file.validator().device, file.validator().inode);
-        let found = id(&file);
-        let mut kept = self.kept.lock();
+    fn keep(&self, entry: u32, file: Arc<OpenFile>) {
         // What falls out is closed after the lock, and once no transfer uses it.
-        let gone = kept.push(path.into(), Kept { file, looked });
-        if gone.as_ref().is_some_and(|(other, gone)| **other == *path && id(&gone.file) != found) {
-            // Before anybody else is given the new one.
-            self.end_epoch();
-        }
-        drop(kept);
+        let gone = self.kept.lock().push(self.catalog.path_bytes(entry).into(), file);
         drop(gone);
     }
 
     /// The path of an entry leads to no file any more.
     fn let_go(&self, entry: u32) {
-        let mut kept = self.kept.lock();
-        let gone = kept.pop(self.catalog.path_bytes(entry));
-        if gone.is_some() {
-            self.end_epoch();
-        }
-        drop(kept);
+        let gone = self.kept.lock().pop(self.catalog.path_bytes(entry));
         drop(gone);
     }
 
-    fn is_busy(&self, entry: u32, now: Instant) -> bool {
+    fn is_busy(&self, entry: u32) -> bool {
         let seen = self.busy.lock().peek(self.catalog.path_bytes(entry)).copied();
-        seen.is_some_and(|seen| now.saturating_duration_since(seen) < BUSY_FOR)
+        seen.is_some_and(|seen| seen.elapsed() < BUSY_FOR)
     }
 
     fn note_busy(&self, entry: u32, is_busy: bool) {
@@ -175,10 +123,6 @@ impl Files {
         } else if !busy.is_empty() {
             busy.pop(path);
         }
-    }
-
-    fn end_epoch(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Closes the files that were used least recently, until one more fits.
@@ -232,7 +176,7 @@ mod tests {
         }
         let path = directory.join("locals.txt");
         fs::write(&path, locals).expect("locals.txt");
-        Files::with_limit(Catalog::load(&path, Faults::Refuse).expect("well formed"), Arc::default(), limit)
+        Files::with_limit(Catalog::load(&path, Faults::Refuse).expect("well formed"), limit)
     }
 
     fn read(file: &OpenFile) -> String {
@@ -252,9 +196,9 @@ mod tests {
         }
         let kept: Vec<_> = files.kept.lock().iter().map(|(path, _)| path.clone()).collect();
         assert_eq!(kept, ["9", "8", "7", "6"].map(|path| Box::from(path.as_bytes())));
-        assert_eq!(Files::with_limit(empty(), Arc::default(), 768).kept.lock().cap().get(), 512);
-        assert_eq!(Files::with_limit(empty(), Arc::default(), 1 << 20).kept.lock().cap().get(), MOST_KEPT);
-        assert_eq!(Files::with_limit(empty(), Arc::default(), 0).kept.lock().cap().get(), 1);
+        assert_eq!(Files::with_limit(empty(), 768).kept.lock().cap().get(), 512);
+        assert_eq!(Files::with_limit(empty(), 1 << 20).kept.lock().cap().get(), MOST_KEPT);
+        assert_eq!(Files::with_limit(empty(), 0).kept.lock().cap().get(), 1);
     }
 
     fn empty() -> Catalog {
@@ -282,8 +226,7 @@ mod tests {
         fs::write(directory.path().join("file"), "one").expect("a file");
         let locals = directory.path().join("locals.txt");
         fs::write(&locals, "/a file\n/b file\n").expect("locals.txt");
-        let files =
-            Files::with_limit(Catalog::load(&locals, Faults::Refuse).expect("well formed"), Arc::default(), 4000);
+        let files = Files::with_limit(Catalog::load(&locals, Faults::Refuse).expect("well formed"), 4000);
         let [a, b] = [b"/a", b"/b"].map(|key| files.open(key).expect("it is there"));
         assert!(Arc::ptr_eq(&a, &b));
     }
@@ -305,54 +248,6 @@ mod tests {
         assert!(matches!(files.open(b"/0"), Err(StoreError::NotFound)));
         assert_eq!(files.kept.lock().len(), 0);
         assert_eq!(read(&first), "changed in place", "a transfer goes on with the inode that it began with");
-    }
-
-    /// Makes the next request look where the path leads.
-    fn let_a_second_pass(files: &Files) {
-        let mut kept = files.kept.lock();
-        kept.iter_mut().for_each(|(_, kept)| kept.looked = kept.looked.checked_sub(RECHECK).expect("a running system"));
-    }
-
-    #[test]
-    fn the_epoch_moves_where_a_path_leads_elsewhere() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let files = files(directory.path(), 2, 4000);
-        let (path, backup) = (directory.path().join("0"), directory.path().join("backup"));
-        let epoch = || files.epoch.load(Ordering::Relaxed);
-        let mut moves = 0;
-        let mut open = |expected: Option<&str>, moved: bool, what: &str| {
-            let opened = files.open(b"/0");
-            assert_eq!(opened.ok().map(|file| read(&file)).as_deref(), expected, "{what}");
-            moves += u32::from(moved);
-            assert_eq!(epoch(), moves, "{what}");
-        };
-        open(Some("0"), false, "the first time");
-        fs::write(&path, "written").expect("write");
-        open(Some("written"), false, "a write");
-        let replace = |content: &str| {
-            fs::write(directory.path().join("new"), content).expect("write");
-            fs::rename(directory.path().join("new"), &path).expect("rename");
-        };
-        fs::hard_link(&path, &backup).expect("link");
-        replace("beside a backup");
-        open(Some("beside a backup"), true, "the old one has a name");
-        fs::rename(&path, &backup).expect("rename");
-        let_a_second_pass(&files);
-        open(None, true, "moved away");
-        std::os::unix::fs::symlink(&backup, &path).expect("link");
-        open(Some("beside a backup"), false, "nothing was there before");
-    }
-
-    #[test]
-    fn a_look_that_found_the_old_file_does_not_undo_one_that_found_a_new_one() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let files = files(directory.path(), 1, 4000);
-        let old = files.open(b"/0").expect("it is there");
-        fs::remove_file(directory.path().join("0")).expect("remove");
-        fs::write(directory.path().join("0"), "new").expect("write");
-        let new = files.open(b"/0").expect("it is there");
-        files.keep_on(0, &old, Instant::now());
-        assert!(Arc::ptr_eq(&new, &files.open(b"/0").expect("it is there")));
     }
 
     #[test]
@@ -385,6 +280,6 @@ mod tests {
         while files.open(b"/0").is_err() {
             std::thread::sleep(TICK);
         }
-        assert!(!files.is_busy(0, Instant::now()));
+        assert!(!files.is_busy(0));
     }
 }

@@ -53,7 +53,7 @@ struct LocalFiles {
     delay: Duration,
     files: RwLock<Arc<Files>>,
     /// See [`Store::epoch`].
-    epoch: Arc<AtomicU32>,
+    epoch: AtomicU32,
     lookups: Seconds,
 }
 
@@ -98,12 +98,11 @@ impl Daemon {
     /// Loads the locals file and serves it. Lines that are no entries are skipped: there is nothing to fall back on.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new("simplecached");
-        let epoch = Arc::default();
-        let files = load(&config.locals, Faults::Skip, &epoch)?;
+        let files = load(&config.locals, Faults::Skip)?;
         let store = Arc::new(LocalFiles {
             delay: config.delay,
             files: RwLock::new(files),
-            epoch,
+            epoch: AtomicU32::new(0),
             lookups: metrics.seconds("lookup_duration_seconds", "To find and open a file, with the delay of -d.", &[]),
         });
         let server = Server::start(&config.server, Arc::clone(&store) as Arc<dyn Store>)?;
@@ -131,7 +130,7 @@ impl Daemon {
     /// that is no entry, the files loaded before stay.
     pub fn reload(&self) -> Result<(), LoadError> {
         let _alone = self.reloading.lock();
-        let loaded = load(&self.locals, Faults::Refuse, &self.store.epoch);
+        let loaded = load(&self.locals, Faults::Refuse);
         let is_refused = loaded.is_err();
         let old = loaded.map(|files| {
             let mut current = self.store.files.write();
@@ -164,7 +163,7 @@ impl Daemon {
     }
 }
 
-fn load(locals: &Path, faults: Faults, epoch: &Arc<AtomicU32>) -> Result<Arc<Files>, LoadError> {
+fn load(locals: &Path, faults: Faults) -> Result<Arc<Files>, LoadError> {
     let begun = Instant::now();
     let catalog = Catalog::load(locals, faults)?;
     let (entries, ms) = (catalog.len(), begun.elapsed().as_millis());
@@ -173,5 +172,5 @@ fn load(locals: &Path, faults: Faults, epoch: &Arc<AtomicU32>) -> Result<Arc<Fil
     } else {
         info!("{}: {entries} entries, loaded in {ms} ms", locals.display());
     }
-    Ok(Arc::new(Files::new(catalog, Arc::clone(epoch))))
+    Ok(Arc::new(Files::new(catalog)))
 }

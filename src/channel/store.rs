@@ -2,9 +2,8 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
@@ -13,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
-    fstatfs,
+    statfs,
 };
 
 use super::layout::Validator;
@@ -30,13 +29,13 @@ pub(crate) const HOLDS_FOR: Duration = Duration::from_millis(100);
 
 /// Gives files by key. Called by the worker threads, several at once.
 pub trait Store: Send + Sync {
-    /// The file behind `key`, any bytes, as it is now.
+    /// The file behind `key`, any bytes, as it is now: the state that it tells of was seen after the call.
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError>;
 
     /// None if clients are to ask for each file each time. With a number they may see for themselves that a file
-    /// which they were given less than a tenth of a second ago is unchanged and has a name, and give it out again without
-    /// asking, until the number is another. The store moves it when it finds that a key leads to another file, or to none: such a
-    /// look need not show that. With the answers to come the server tells all clients; of a move without an answer
+    /// which they were given less than a tenth of a second ago is where it was [found](OpenFile::found_at), unchanged, and
+    /// give it out again without asking, until the number is another. The store moves it when keys are to lead to other
+    /// paths. With the answers to come the server tells all clients; of a move without an answer
     /// [`Server::tell_epoch`](super::Server::tell_epoch) has to tell.
     fn epoch(&self) -> Option<u32> {
         None
@@ -57,7 +56,7 @@ pub enum StoreError {
     Failed(String),
 }
 
-/// File systems on which fstat(2) does not wait for anybody.
+/// File systems on which stat(2) does not wait for anybody.
 const LOCAL: [FsType; 6] =
     [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC];
 
@@ -85,7 +84,12 @@ impl OpenFile {
         Self::after(file, None, LOOKS)
     }
 
-    /// As [`OpenFile::new`], of a file that was found there, with so many looks at most.
+    /// As [`OpenFile::new`], of a file that was found there: clients may look at an absolute path themselves.
+    pub fn found_at(file: File, path: PathBuf) -> io::Result<Self> {
+        Self::after(file, Some(path), LOOKS)
+    }
+
+    /// The same, with so many looks at most.
     pub(crate) fn after(file: File, path: Option<PathBuf>, looks: u32) -> io::Result<Self> {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -121,16 +125,19 @@ impl OpenFile {
         &self.validator
     }
 
-    /// A descriptor that tells of the file's state and does not read it. An error where there is no /proc, and on file
-    /// systems where a look may have to wait for another machine or program: their clients had better ask, with a limit.
-    pub(crate) fn witness(&self) -> io::Result<OwnedFd> {
-        if !LOCAL.contains(&fstatfs(&self.file)?.filesystem_type()) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        // Reading is what O_PATH rules out, whatever else is asked for.
-        let witness = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(own)?;
-        Ok(witness.into())
+    /// Whether what is found at its path now is this file, in this state.
+    pub(crate) fn is_found(&self) -> bool {
+        let found = self.path.as_ref().map(fs::metadata);
+        found.is_some_and(|found| found.is_ok_and(|found| Validator::of(&found) == self.validator))
+    }
+
+    /// Where others may look at it. Nowhere, if such a look may have to wait for another machine or program on the way:
+    /// they had better ask, with a limit.
+    pub(crate) fn place(&self) -> Option<&Path> {
+        let path = self.path.as_deref().filter(|path| path.is_absolute())?;
+        let real = fs::canonicalize(path).ok()?;
+        let is_local = |at: &Path| statfs(at).is_ok_and(|seen| LOCAL.contains(&seen.filesystem_type()));
+        path.ancestors().chain(real.ancestors()).all(is_local).then_some(path)
     }
 
     /// Whether its content is what it was in that state.

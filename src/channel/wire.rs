@@ -13,8 +13,12 @@ pub(crate) const FEATURE_HELD: u64 = 1;
 pub(crate) const FEATURE_WITNESS: u64 = 2;
 /// The longest key, in bytes: Linux's PATH_MAX less the NUL.
 pub const MAX_KEY: usize = 4095;
-/// The longest datagram.
+/// The longest path, the same.
+const MAX_PATH: usize = 4095;
+/// The longest datagram to the server.
 pub(crate) const MAX_DATAGRAM: usize = GET_HEADER + MAX_KEY;
+/// The longest to a client that has been welcomed.
+pub(crate) const MAX_WITNESS: usize = 16 + MAX_KEY + MAX_PATH;
 
 const TYPE_HELLO: u16 = 1;
 const TYPE_WELCOME: u16 = 2;
@@ -75,12 +79,13 @@ pub(crate) struct Get<'a> {
     pub(crate) key: &'a [u8],
 }
 
-/// A descriptor of this file comes with the datagram, for fstat(2) alone: with it the proxy sees for itself whether the
-/// file is unchanged.
+/// Where the file behind a key is found, since this epoch: there the proxy sees for itself whether it is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Witness {
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
+pub(crate) struct Witness<'a> {
+    pub(crate) epoch: u32,
+    pub(crate) key: &'a [u8],
+    /// Absolute, as the two processes see the same files.
+    pub(crate) path: &'a [u8],
 }
 
 /// A datagram that is none of the protocol's.
@@ -254,19 +259,28 @@ impl<'a> Get<'a> {
     }
 }
 
-impl Witness {
+impl<'a> Witness<'a> {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut d = begin(TYPE_WITNESS);
-        d.extend(self.device.to_le_bytes());
-        d.extend(self.inode.to_le_bytes());
+        d.extend(self.epoch.to_le_bytes());
+        d.extend((self.key.len() as u16).to_le_bytes());
+        d.extend((self.path.len() as u16).to_le_bytes());
+        d.extend(self.key);
+        d.extend(self.path);
         d
     }
 
-    pub(crate) fn decode(datagram: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(datagram: &'a [u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(datagram, TYPE_WITNESS)?;
-        let witness = Self { device: r.u64()?, inode: r.u64()? };
-        r.end()?;
-        Ok(witness)
+        let (epoch, key_len, path_len) = (r.u32()?, r.u16()?, r.u16()?);
+        if key_len as usize > MAX_KEY || r.0.len() != usize::from(key_len) + usize::from(path_len) {
+            return Err(Malformed("key or path length"));
+        }
+        let (key, path) = r.0.split_at(key_len.into());
+        if path.len() > MAX_PATH || path.first() != Some(&b'/') || path.contains(&0) {
+            return Err(Malformed("path"));
+        }
+        Ok(Self { epoch, key, path })
     }
 }
 
@@ -309,9 +323,15 @@ mod tests {
             assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
         }
 
-        let witness = Witness { device: 1, inode: 2 };
-        assert_eq!(Witness::decode(&witness.encode()), Ok(witness));
-        assert_eq!(Witness::decode(&witness.encode()[..23]), Err(Malformed("too short")));
-        assert_eq!(Witness::decode(&[witness.encode(), vec![0]].concat()), Err(Malformed("too long")));
+        let witness = Witness { epoch: 1, key: b"k", path: b"/p" };
+        let datagram = witness.encode();
+        assert_eq!(Witness::decode(&datagram), Ok(witness));
+        assert_eq!(Witness::decode(&datagram[..15]), Err(Malformed("too short")));
+        let bad_length = Err(Malformed("key or path length"));
+        assert_eq!(Witness::decode(&datagram[..18]), bad_length);
+        assert_eq!(Witness::decode(&[&datagram[..], b"0"].concat()), bad_length);
+        for path in [&b""[..], b"p", b"/p\0", &[b'/'; MAX_PATH + 1]] {
+            assert_eq!(Witness::decode(&Witness { path, ..witness }.encode()), Err(Malformed("path")));
+        }
     }
 }

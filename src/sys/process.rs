@@ -1,7 +1,9 @@
 //! What a handler must keep from the thread and the process that it runs in.
 
 use std::ffi::c_int;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Once;
 use std::thread::{self, JoinHandle};
 
@@ -31,6 +33,15 @@ impl Drop for NoCancel {
         // SAFETY: the state is one that the call above returned.
         unsafe { pthread_setcancelstate(self.0, std::ptr::null_mut()) };
     }
+}
+
+/// Whether a path leads to the same file for this process and that one, as far as the system tells.
+pub(crate) fn sees_the_files_of(pid: i32) -> bool {
+    let id = |path: String| fs::metadata(path).map(|seen| (seen.dev(), seen.ino())).ok();
+    ["ns/mnt", "root"].iter().all(|what| {
+        let own = id(format!("/proc/self/{what}"));
+        own.is_some() && own == id(format!("/proc/{pid}/{what}"))
+    })
 }
 
 /// Makes a write to a client that left an error (EPIPE) instead of a signal that ends the process, and so a file that would

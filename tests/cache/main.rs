@@ -12,6 +12,7 @@ mod scrape;
 
 mod c_interface;
 mod descriptors;
+mod file_systems;
 mod held;
 mod in_place;
 mod odd_files;

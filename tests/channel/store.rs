@@ -23,8 +23,9 @@ struct Directory {
 impl Store for Directory {
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
         let key = std::str::from_utf8(key).map_err(|_| StoreError::NotFound)?;
-        let file = File::open(self.path.join(key)).map_err(|_| StoreError::NotFound)?;
-        OpenFile::new(file).map(Arc::new).map_err(|e| StoreError::Failed(e.to_string()))
+        let path = self.path.join(key);
+        let file = File::open(&path).map_err(|_| StoreError::NotFound)?;
+        OpenFile::found_at(file, path).map(Arc::new).map_err(|e| StoreError::Failed(e.to_string()))
     }
 
     fn epoch(&self) -> Option<u32> {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
@@ -12,8 +11,6 @@ use nix::unistd::Pid;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holdings {
     pub descriptors: usize,
-    /// Descriptors opened with O_PATH, not counted above: a client's witnesses of files come and go as it asks.
-    pub witnesses: usize,
     /// Mappings of shared memory; other mappings come and go with the heap.
     pub areas: usize,
     pub threads: usize,
@@ -22,13 +19,8 @@ pub struct Holdings {
 impl Holdings {
     pub fn of(pid: Pid) -> Self {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
-        // The mode of an entry is that of the opening. One that is closed meanwhile has none, and is not held.
-        let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("fd");
-        let modes = fds.filter_map(|entry| Some(entry.expect("an entry").metadata().ok()?.permissions().mode()));
-        let (witnesses, descriptors): (Vec<_>, Vec<_>) = modes.partition(|mode| mode & 0o600 == 0);
         Self {
-            descriptors: descriptors.len(),
-            witnesses: witnesses.len(),
+            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).expect("fd").count(),
             areas: maps.lines().filter(|line| line.contains("/memfd:")).count(),
             threads: fs::read_dir(format!("/proc/{pid}/task")).expect("task").count(),
         }
@@ -36,10 +28,7 @@ impl Holdings {
 
     /// Whether nothing has been added. Less is no loss: a client's connection may still have been open before.
     pub fn no_more_than(&self, before: &Self) -> bool {
-        self.descriptors <= before.descriptors
-            && self.witnesses <= before.witnesses
-            && self.areas <= before.areas
-            && self.threads <= before.threads
+        self.descriptors <= before.descriptors && self.areas <= before.areas && self.threads <= before.threads
     }
 }
 

@@ -183,7 +183,6 @@ impl House {
             let Some((holdings, memory)) = tenant.baseline else { continue };
             let most = Holdings {
                 descriptors: holdings.descriptors + MORE_DESCRIPTORS,
-                witnesses: 64,
                 threads: holdings.threads + MORE_THREADS,
                 ..holdings
             };

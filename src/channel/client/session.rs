@@ -13,18 +13,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::held::Held;
+use super::held::Asked;
 use super::pool::Pool;
 use super::witness::Witnesses;
 use crate::channel::arena::Arena;
 use crate::channel::layout::{FIRST_SEQUENCE, Layout};
 use crate::channel::owner::{is_trusted, stranger, user};
 use crate::channel::ring::{self, Area, Consumer, Violation};
-use crate::channel::wire::{FEATURE_HELD, FEATURE_WITNESS, Hello, HelloReply, VERSION, Witness};
+use crate::channel::wire::{FEATURE_HELD, FEATURE_WITNESS, Hello, HelloReply, MAX_WITNESS, VERSION, Witness};
+use crate::sys::process;
 use crate::sys::seqpacket::SeqPacket;
-
-/// What this side can do.
-const FEATURES: u64 = FEATURE_HELD | FEATURE_WITNESS;
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -47,6 +45,8 @@ pub(crate) struct Greeted {
     pub(crate) socket: SeqPacket,
     arena: Arena,
     pid: i32,
+    /// What this side can do.
+    features: u64,
 }
 
 /// Why there is no session.
@@ -90,21 +90,23 @@ impl Greeted {
             return Err(ConnectError::Refused(format!("pid {pid} runs as {}, not as this user", user(uid))));
         }
         let (arena, memory) = Arena::create(layout).map_err(ConnectError::Memory)?;
+        // A daemon's paths say nothing where they may lead elsewhere.
+        let features = FEATURE_HELD | if process::sees_the_files_of(pid) { FEATURE_WITNESS } else { 0 };
         let hello = Hello {
             min_version: VERSION,
             max_version: VERSION,
             segments: layout.segments,
             segment_size: layout.segment_size,
             session: id,
-            features: FEATURES,
+            features,
         };
         socket.send(&hello.encode(), Some(memory.as_fd())).map_err(ConnectError::Absent)?;
-        Ok(Self { socket, arena, pid })
+        Ok(Self { socket, arena, pid, features })
     }
 
     /// Reads the answer, which has arrived.
     pub(crate) fn finish(self) -> Result<Session, ConnectError> {
-        let Self { socket, arena, pid } = self;
+        let Self { socket, arena, pid, features: offered } = self;
         let refused = |what: &str| ConnectError::Refused(format!("pid {pid} {what}"));
         let mut buffer = [0; 512];
         let reply = match socket.receive(&mut buffer) {
@@ -114,7 +116,7 @@ impl Greeted {
             Err(error) => return Err(ConnectError::Absent(error)),
         };
         let features = match reply {
-            Some(HelloReply::Welcome { version: VERSION, features }) if features & !FEATURES == 0 => features,
+            Some(HelloReply::Welcome { version: VERSION, features }) if features & !offered == 0 => features,
             Some(HelloReply::Welcome { version, features }) => {
                 return Err(refused(&format!("chose version {version} with features {features:#x}")));
             }
@@ -153,14 +155,14 @@ impl Session {
         self.features & FEATURE_HELD != 0
     }
 
-    /// Whether to ask the daemon for a witness of the file that a lead holds.
-    pub(crate) fn wants_witness(&self, held: &Held, now: Instant) -> bool {
-        self.features & FEATURE_WITNESS != 0 && self.witnesses.ask(&held.file, now)
+    /// Whether to ask the daemon where the file is that a lead holds.
+    pub(crate) fn wants_witness(&self, key: &[u8], asked: Asked) -> bool {
+        self.features & FEATURE_WITNESS != 0 && self.witnesses.ask(key, asked)
     }
 
     /// Takes in what the daemon has sent, if it has sent anything. False once it has hung up.
     pub(crate) fn hear(&self) -> Result<bool, Violation> {
-        let mut buffer = [0; 64];
+        let mut buffer = [0; MAX_WITNESS];
         let received = match self.socket.receive(&mut buffer) {
             Ok(received) => received,
             Err(error) => return Ok(error.kind() == ErrorKind::WouldBlock),
@@ -168,10 +170,9 @@ impl Session {
         if received.is_end() {
             return Ok(false);
         }
-        let witness = buffer.get(..received.len).and_then(|datagram| Witness::decode(datagram).ok());
-        let mut descriptors = received.descriptors.into_iter();
-        match (witness, descriptors.next(), descriptors.next()) {
-            (Some(witness), descriptor, None) => self.witnesses.take_in(witness, descriptor).map(|()| true),
+        let witness = received.is_plain().then(|| Witness::decode(&buffer[..received.len]));
+        match witness {
+            Some(Ok(witness)) => self.witnesses.take_in(&witness).map(|()| true),
             _ => Err(Violation("a datagram after its WELCOME that is no witness")),
         }
     }

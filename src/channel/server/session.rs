@@ -1,7 +1,7 @@
 //! One connected proxy as the daemon sees it.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -120,13 +120,13 @@ impl Session {
 
     /// Gives the proxy the means to see for itself whether a file is unchanged. Left out where that cannot be, or where the
     /// proxy has not taken in what it was given before: it can do without.
-    pub(crate) fn give_witness(&self, file: &OpenFile) {
+    pub(crate) fn give_witness(&self, epoch: u32, key: &[u8], file: &OpenFile) {
         if self.socket.has_unread() {
             return;
         }
-        if let Ok(descriptor) = file.witness() {
-            let Validator { device, inode, .. } = *file.validator();
-            let _ = self.socket.send(&Witness { device, inode }.encode(), Some(descriptor.as_fd()));
+        if let Some(place) = file.place() {
+            let path = place.as_os_str().as_bytes();
+            let _ = self.socket.send(&Witness { epoch, key, path }.encode(), None);
         }
     }
 

@@ -131,12 +131,14 @@ fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), V
         lease.end(Kind::Cancelled);
         return Ok(());
     }
+    // What keys lead to may be newer than this, never older.
+    let epoch = shared.store.epoch();
     match lease.open(get) {
         Err(end) => {
             lease.end(end);
             Ok(())
         }
-        Ok(file) => match lease.stream(&file, get) {
+        Ok(file) => match lease.stream(&file, get, epoch) {
             Ok(()) | Err(Stop::Ended) => Ok(()),
             Err(Stop::SessionEnded) => {
                 session.unlease(get.lead);
@@ -178,12 +180,11 @@ impl Lease<'_> {
     }
 
     /// Publishes the file from the request's offset on, run by run.
-    fn stream(&mut self, file: &Arc<OpenFile>, get: &Get<'_>) -> Result<(), Stop> {
+    fn stream(&mut self, file: &Arc<OpenFile>, get: &Get<'_>, epoch: Option<u32>) -> Result<(), Stop> {
         let validator = file.validator();
         self.producer.describe(validator);
         if let Known::Held { file: held, wants_witness } = get.known
             && held == *validator
-            && file.is_unchanged()
         {
             self.shared.counters.confirm();
             let len = validator.len.min(self.session.arena.segment_size().into());
@@ -194,8 +195,8 @@ impl Lease<'_> {
                 // Perhaps another segment holds what follows.
                 self.park(file, run);
             }
-            if wants_witness && self.shared.store.epoch().is_some() {
-                self.session.give_witness(file);
+            if wants_witness && let Some(epoch) = epoch {
+                self.session.give_witness(epoch, get.key, file);
             }
             return Ok(());
         }

@@ -69,7 +69,7 @@ impl<'a> Transfer<'a> {
         let known = match (self.file, &offered) {
             (Some(file), _) => Known::Begun(file),
             (None, Some(offered)) => {
-                Known::Held { file: offered.file, wants_witness: session.wants_witness(offered, now) }
+                Known::Held { file: offered.file, wants_witness: session.wants_witness(self.key, asked) }
             }
             (None, None) => Known::Nothing,
         };
@@ -116,7 +116,7 @@ impl<'a> Transfer<'a> {
         if self.file.is_some() && self.spoke.elapsed() > SILENT && file.len > u64::from(reading.part.len) {
             return false;
         }
-        if self.file.is_none() && !session.witnesses.see(&file, asked.at) {
+        if self.file.is_none() && !session.witnesses.see(self.key, &file, asked) {
             return false;
         }
         self.join(session);
