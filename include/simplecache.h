@@ -21,8 +21,8 @@ int simplecache_init(char *filename);
 
 /*
  * Returns an open descriptor of the file behind `key`, its offset at 0, or -1 with errno set (ENOENT: no such key or
- * file, or nothing is loaded; EINVAL: `key` is NULL, or its path leads to no regular file; EMFILE: no descriptor is
- * left). The descriptor belongs to the cache, is shared by all callers and stays open until simplecache_destroy, also
+ * file, or nothing is loaded; EINVAL: `key` is NULL, or its path leads to no regular file; EBUSY: it is written all the
+ * time, or leased to another program; EMFILE: no descriptor is left; or what open(2) says). The descriptor belongs to the cache, is shared by all callers and stays open until simplecache_destroy, also
  * when the file is replaced: do not close it, and read it with pread(2) only, since other threads share its offset.
  * Sleeps `cache_delay` microseconds first: that is a global `unsigned long int`, which the program may define.
  */

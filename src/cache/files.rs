@@ -90,11 +90,9 @@ impl Files {
                 if !self.mark(entry, true) {
                     warn!("{}: {error}", path.display());
                 }
-                // What is not there and what may not be seen look the same from outside.
-                let failed = is_shortage(&error)
-                    || matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EIO))
-                    || error.kind() == io::ErrorKind::ResourceBusy;
-                Err(if failed { StoreError::Failed(error.to_string()) } else { StoreError::NotFound })
+                // What is no regular file looks from outside as if nothing were there.
+                let is_other = error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none();
+                Err(if is_other { StoreError::NotFound } else { StoreError::of(&error) })
             }
         }
     }

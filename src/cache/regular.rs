@@ -4,8 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
 
-use crate::channel::OpenFile;
+use crate::channel::{OpenFile, TICK};
 
 /// Opens a regular file and nothing else: opening a FIFO could wait, opening a device could do something. One that was
 /// written within the last tick is looked at so often.
@@ -13,9 +14,25 @@ pub(super) fn open_regular(path: &Path, looks: u32) -> io::Result<OpenFile> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let file = without_lease(looks, || {
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC).open(path)
+    })?;
     OpenFile::after(file, Some(path.to_owned()), looks)
+}
+
+/// What `open` gives once nobody holds a lease on the file: it asks the holder, as Samba and knfsd are, to give it up, and
+/// with O_NONBLOCK does not wait for that.
+fn without_lease(looks: u32, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    for _ in 1..looks {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(TICK),
+            opened => return opened,
+        }
+    }
+    open().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::ResourceBusy, "is leased to another program"),
+        _ => error,
+    })
 }
 
 #[cfg(test)]

@@ -67,8 +67,6 @@ pub use client::{Absence, Client, ClientConfig, ClientError, ClientStats, OpenEr
 pub(crate) use layout::Layout;
 pub use layout::{LayoutError, MAX_AREA, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE, Validator};
 pub use server::{Server, ServerConfig, ServerError, ServerStats};
-pub(crate) use store::LOOKS;
-#[cfg(test)]
-pub(crate) use store::TICK;
+pub(crate) use store::{LOOKS, TICK};
 pub use store::{OpenFile, Store, StoreError};
 pub use wire::MAX_KEY;

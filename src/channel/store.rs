@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
     statfs,
 };
+use nix::unistd::{Whence, lseek};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::layout::Validator;
 
@@ -56,9 +59,33 @@ pub enum StoreError {
     Failed(String),
 }
 
+impl StoreError {
+    /// What a failure to open a file means: names that lead nowhere, and files that may not be seen, are not found. The rest
+    /// says nothing about whether there is a file: ENXIO and ENODEV, too, once it was seen to be a regular one.
+    pub(crate) fn of(error: &io::Error) -> Self {
+        const NOT_FOUND: [libc::c_int; 7] = [
+            libc::ENOENT,
+            libc::ENOTDIR,
+            libc::ELOOP,
+            libc::EACCES,
+            libc::EPERM,
+            // No file has such a name; no regular one fails so.
+            libc::ENAMETOOLONG,
+            libc::EISDIR,
+        ];
+        match error.raw_os_error() {
+            Some(errno) if NOT_FOUND.contains(&errno) => Self::NotFound,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
 /// File systems on which stat(2) does not wait for anybody.
 const LOCAL: [FsType; 6] =
     [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC];
+
+/// No call of write(2) takes longer: it has 2 GiB at most.
+const RECENT: Duration = Duration::from_secs(600);
 
 /// The [`OpenFile`]s of this process.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -79,7 +106,7 @@ pub struct OpenFile {
 impl OpenFile {
     /// Notes the file's state, in which a write from now on shows: it waits until the last change is a clock tick ago
     /// (10 ms; 2 s if its time is of whole seconds, as on file systems that know no others). Anything but a regular file is
-    /// refused, and one that is written all the time is [`io::ErrorKind::ResourceBusy`].
+    /// refused, and one that is written all the time is [`io::ErrorKind::ResourceBusy`]. Moves the file's offset.
     pub fn new(file: File) -> io::Result<Self> {
         Self::after(file, None, LOOKS)
     }
@@ -95,6 +122,9 @@ impl OpenFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let (validator, links) = settle(looks, || file.metadata().map(|now| (Validator::of(&now), now.nlink())))?;
+        if validator.last_change(SystemTime::now()).1 < RECENT {
+            wait_for_write(&file, &validator)?;
+        }
         OPEN.fetch_add(1, Ordering::Relaxed);
         Ok(Self { file, path, validator, links, renamed: OnceLock::new() })
     }
@@ -183,6 +213,31 @@ fn settle(looks: u32, state: impl Fn() -> io::Result<(Validator, u64)>) -> io::R
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "is being written all the time"))
 }
 
+/// Waits for the end of a call of write(2) that has begun before the file was seen in this state: it noted its time then,
+/// and goes on copying, while others may read what there is of it. The search for data waits for it on btrfs, ext4, f2fs and
+/// tmpfs, on overlays of them, and on FUSE; on xfs each read does.
+///
+/// A writer that does not come on would hold up everybody. So one thread waits for each file, and others only for a while.
+fn wait_for_write(file: &File, state: &Validator) -> io::Result<()> {
+    static WAITING: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
+    static DONE: Condvar = Condvar::new();
+    let Some(last) = state.len.checked_sub(1) else { return Ok(()) };
+    let (id, deadline) = ((state.device, state.inode), Instant::now() + TICK * LOOKS);
+    let mut waiting = WAITING.lock();
+    while waiting.contains(&id) {
+        if DONE.wait_until(&mut waiting, deadline).timed_out() {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "is being written"));
+        }
+    }
+    waiting.push(id);
+    drop(waiting);
+    // Nothing but a hole, or a file system that cannot search: there is nothing to learn, and nothing that failed.
+    let _ = lseek(file, last.cast_signed(), Whence::SeekData);
+    WAITING.lock().retain(|other| *other != id);
+    DONE.notify_all();
+    Ok(())
+}
+
 /// Seconds and nanoseconds as nanoseconds since 1970, modulo 2^64.
 fn nanoseconds(seconds: i64, rest: i64) -> u64 {
     seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(rest.cast_unsigned())
@@ -207,12 +262,18 @@ impl Validator {
     }
 
     /// How long a write after `now` might still leave the times as they are, and for how long in all after a change. A time
-    /// of whole seconds may be of a file system that knows no others, or only even ones; one in the future says nothing.
+    /// of whole seconds may be of a file system that knows no others, or only even ones.
     fn unsettled(&self, now: SystemTime) -> (Duration, Duration) {
+        let (last, age) = self.last_change(now);
+        let tick = if last.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { TICK };
+        (tick.saturating_sub(age), tick)
+    }
+
+    /// When the file was changed last, and how long that is ago. A time in the future says nothing.
+    fn last_change(&self, now: SystemTime) -> (u64, Duration) {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
         let last = [self.modified_ns, self.changed_ns].into_iter().filter(|&time| time <= now).max().unwrap_or(0);
-        let tick = if last.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { TICK };
-        (tick.saturating_sub(Duration::from_nanos(now - last)), tick)
+        (last, Duration::from_nanos(now - last))
     }
 }
 
@@ -242,6 +303,15 @@ mod tests {
             || UNIX_EPOCH + Duration::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         settle(1, || Ok(changed(whole_second()))).expect_err("written within two seconds");
         settle(1, || Ok(changed(whole_second() - Duration::from_secs(2)))).expect("not within two seconds");
+    }
+
+    #[test]
+    fn seven_reasons_and_no_others_mean_that_there_is_no_file() {
+        let not_found =
+            |errno: &i32| matches!(StoreError::of(&io::Error::from_raw_os_error(*errno)), StoreError::NotFound);
+        // EPERM, ENOENT, EACCES, ENOTDIR, EISDIR, ENAMETOOLONG, ELOOP
+        assert_eq!((0..4096).filter(not_found).collect::<Vec<_>>(), [1, 2, 13, 20, 21, 36, 40]);
+        assert!(matches!(StoreError::of(&io::ErrorKind::NotFound.into()), StoreError::Failed(_)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! simplecache.o takes their place without a symbol defined twice.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_ulong};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -68,7 +69,9 @@ fn failed(errno: Errno) -> c_int {
     -1
 }
 
-/// The system's number for an error, EINVAL for those that are not the system's: a path that leads to no regular file.
+/// The system's number for an error. Of those that are not the system's, EBUSY for a file that others keep busy, and EINVAL
+/// for a path that leads to no regular file.
 fn errno_of(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw)
+    let other = if error.kind() == ErrorKind::ResourceBusy { Errno::EBUSY } else { Errno::EINVAL };
+    error.raw_os_error().map_or(other, Errno::from_raw)
 }

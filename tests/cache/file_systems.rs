@@ -3,12 +3,16 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use std::{env, io, thread};
+use std::{env, io, slice, thread};
 
+use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
+use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
@@ -46,6 +50,17 @@ fn where_it_may_mount(name: &str, body: impl FnOnce(&Path) -> Result<(), String>
     unshare.arg(env::current_exe().expect("this program")).args([&name, "--exact", "--nocapture"]).env(INSIDE, "1");
     let status = unshare.status().expect("it was there just now");
     assert!(status.success(), "{name}: see above");
+}
+
+/// Mounts a directory on another through a program; `name` is in it.
+fn bind(below: &Path, at: &Path, name: &str) -> Result<Program, String> {
+    if File::options().read(true).write(true).open("/dev/fuse").is_err() {
+        return Err("this user may not open /dev/fuse".to_owned());
+    }
+    run(Command::new("bindfs").arg("--version"))?;
+    let mut bindfs = Program::start(Command::new("bindfs").arg("-f").args([below, at]));
+    bindfs.until("mounts", |_| fs::symlink_metadata(at.join(name)).is_ok());
+    Ok(bindfs)
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
@@ -180,20 +195,69 @@ fn on_fuse_every_change_shows_and_the_daemon_is_asked_and_a_dead_program_is_no_m
         let (below, at) = (here.join("below"), here.join("fuse"));
         fs::create_dir(&below).and_then(|()| fs::create_dir(&at)).expect("directories");
         fill(&below);
-        if File::options().read(true).write(true).open("/dev/fuse").is_err() {
-            return Err("this user may not open /dev/fuse".to_owned());
-        }
-        run(Command::new("bindfs").arg("--version"))?;
-        let bindfs = Program::start(Command::new("bindfs").arg("-f").args([&below, &at]));
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !at.join("link").is_symlink() {
-            assert!(Instant::now() < deadline, "bindfs mounts nothing: {}", bindfs.stderr_so_far());
-            thread::yield_now();
-        }
+        let bindfs = bind(&below, &at, "link")?;
         assert_eq!(every_change_shows_at_once(&at), 0.0, "a look may wait for bindfs");
         let pair = Pair::start(TempDir::new().expect("a directory"), format!("/file {}/written/file\n", at.display()));
         drop(bindfs);
         assert_eq!(pair.fetch("/file"), ERROR, "ENOTCONN");
+        Ok(())
+    });
+}
+
+const HALF: usize = 4 << 20;
+
+/// The bytes of a file, of which the first half is in memory.
+#[allow(unsafe_code)]
+fn map_half(file: &File) -> &'static [u8] {
+    let (len, none) = (NonZeroUsize::new(2 * HALF).expect("not zero"), MapFlags::MAP_SHARED);
+    // SAFETY: a fresh mapping of a file that nobody changes or truncates, never unmapped.
+    let bytes: &[u8] = unsafe {
+        let at = mman::mmap(None, len, ProtFlags::PROT_READ, none, file, 0).expect("mmap");
+        mman::madvise(at, len.get(), MmapAdvise::MADV_RANDOM).expect("madvise");
+        slice::from_raw_parts(at.as_ptr().cast(), len.get())
+    };
+    assert!(bytes[..HALF].iter().all(|&byte| byte == b'n'));
+    bytes
+}
+
+#[test]
+fn a_file_in_the_middle_of_a_write_is_waited_for_by_one_request() {
+    where_it_may_mount("a_file_in_the_middle_of_a_write_is_waited_for_by_one_request", |here| {
+        let (below, at, path) = (here.join("below"), here.join("fuse"), here.join("written"));
+        fs::create_dir(&below).and_then(|()| fs::create_dir(&at)).expect("directories");
+        fs::write(below.join("source"), vec![b'n'; 2 * HALF]).expect("a file");
+        fs::write(&path, vec![b'o'; 2 * HALF]).expect("a file");
+        let bindfs = bind(&below, &at, "source")?;
+        let source = map_half(&File::open(at.join("source")).expect("open"));
+        let locals = format!("/written {}\n/other /etc/passwd\n", path.display());
+        let daemon = Command::new(program("simplecached_noasan"));
+        let proxy = Command::new(program("webproxy_noasan"));
+        let pair = Pair::start_with(TempDir::new().expect("a directory"), locals, daemon, proxy);
+        let [old, new] = [b'o', b'n'].map(|byte| ok(&vec![byte; 2 * HALF]));
+        assert!(pair.fetch("/written") == old);
+        // From here on a write from the source stops in the middle.
+        bindfs.freeze();
+        let target = File::options().read(true).write(true).open(&path).expect("it is there");
+        thread::scope(|scope| {
+            let writing = scope.spawn(|| target.write_all_at(source, 0).expect("write"));
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let mut last = [0];
+            while last != *b"n" {
+                target.read_exact_at(&mut last, HALF as u64 - 1).expect("read");
+                assert!(Instant::now() < deadline, "nothing is written");
+            }
+            let (answers, answer) = mpsc::channel();
+            for answers in [answers.clone(), answers] {
+                let pair = &pair;
+                scope.spawn(move || answers.send(pair.fetch("/written")));
+            }
+            // One of them waits, whichever came first.
+            assert!(answer.recv().expect("an answer") == ERROR, "an answer before the write was over");
+            assert_ne!(pair.fetch("/other"), ERROR);
+            bindfs.signal(Signal::SIGCONT);
+            writing.join().expect("no panic");
+            assert!(answer.recv().expect("an answer") == new);
+        });
         Ok(())
     });
 }

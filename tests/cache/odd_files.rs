@@ -1,9 +1,11 @@
 //! What is served, and what is not, of all that a path can lead to.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
@@ -152,4 +154,39 @@ fn a_file_that_cannot_be_read_is_an_error() {
     let pair = Pair::start(directory(), "/a a\n/mem /proc/self/mem\n");
     assert!([ERROR, NOT_FOUND, b"GETFILE OK 0 "].contains(&pair.fetch("/mem").as_slice()));
     pair.assert_serves("/a", b"content");
+}
+
+/// Takes a write lease on a file, or gives it up. While it is held, whoever opens the file with O_NONBLOCK is refused.
+#[allow(unsafe_code)]
+fn lease(file: &File, kind: i32) {
+    // The holder is asked by SIGIO to give it up, which would end this process.
+    // SAFETY: SIG_IGN runs no code of ours, and fcntl gets a descriptor and a number.
+    let failed = unsafe {
+        libc::signal(libc::SIGIO, libc::SIG_IGN);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind)
+    };
+    assert_eq!(failed, 0, "F_SETLEASE: {}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_file_under_a_lease_is_waited_for_and_then_an_error_and_never_missing() {
+    let pair = Pair::start(directory(), "/a a\n/b b\n");
+    fs::write(pair.path("b"), "content").expect("b");
+    let [a, b] = ["a", "b"].map(|name| File::options().write(true).open(pair.path(name)).expect("it is there"));
+    lease(&a, libc::F_WRLCK);
+    assert_eq!(pair.fetch("/a"), ERROR);
+    lease(&a, libc::F_UNLCK);
+    assert_eq!(pair.fetch("/a"), ok(b"content"));
+    // One that is given up when the kernel asks for that, as by Samba.
+    lease(&b, libc::F_WRLCK);
+    let answer = thread::scope(|scope| {
+        let asking = scope.spawn(|| pair.fetch("/b"));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !fs::read_to_string("/proc/locks").expect("/proc/locks").contains("LEASE  BREAKING") {
+            assert!(Instant::now() < deadline, "nobody asks for the file");
+        }
+        lease(&b, libc::F_UNLCK);
+        asking.join().expect("no panic")
+    });
+    assert!([&ok(b"content")[..], ERROR].contains(&answer.as_slice()));
 }

@@ -115,11 +115,7 @@ impl Store for Callback {
         let descriptor = unsafe { (self.open)(text.as_ptr().cast(), key.len(), self.user) };
         if descriptor < 0 {
             let reason = io::Error::from_raw_os_error(descriptor.saturating_neg());
-            return Err(match descriptor.saturating_neg() {
-                libc::ENOENT | libc::EACCES | libc::EPERM | libc::ENOTDIR => StoreError::NotFound,
-                libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG => StoreError::NotFound,
-                _ => StoreError::Failed(reason.to_string()),
-            });
+            return Err(StoreError::of(&reason));
         }
         // SAFETY: the callback gave its ownership away.
         let file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
