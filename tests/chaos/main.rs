@@ -16,6 +16,7 @@ mod programs;
 mod seqpacket;
 
 mod crowd;
+mod descriptors;
 mod hostile_daemon;
 mod hostile_proxy;
 mod kills;
