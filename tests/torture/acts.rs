@@ -25,7 +25,6 @@ pub enum Act {
     Closing,
     Forgetful,
     Interim,
-    Redirect,
     Label,
     Gzip,
     Chunked,
@@ -48,12 +47,11 @@ pub enum Act {
 }
 
 /// How often each is drawn.
-const ACTS: [(Act, usize); 22] = [
+const ACTS: [(Act, usize); 21] = [
     (Act::Plain, 60),
     (Act::Closing, 4),
     (Act::Forgetful, 4),
     (Act::Interim, 3),
-    (Act::Redirect, 3),
     (Act::Label, 4),
     (Act::Gzip, 3),
     (Act::Chunked, 6),
@@ -178,6 +176,11 @@ pub fn stray(random: &mut Rng, file: usize) -> Vec<u8> {
     }
 }
 
+/// Some versions always lie elsewhere: one that is gone on with must come from the place where it began.
+pub fn redirects(version: u32) -> bool {
+    version % 7 == 6
+}
+
 /// Answers a request for `entity`.
 pub fn perform(x: &mut Exchange<'_>, act: Act, entity: &Entity, random: &mut Rng) -> After {
     let rest = entity.len - entity.first;
@@ -196,10 +199,6 @@ pub fn perform(x: &mut Exchange<'_>, act: Act, entity: &Entity, random: &mut Rng
         Act::Interim => {
             x.send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n");
             send(x, &entity.head_with_length(""), &entity.body(), After::Keep)
-        }
-        Act::Redirect => {
-            let location = format!("Location: /again{}", x.request.target);
-            x.answer("302 Found", &[&location], b"elsewhere")
         }
         Act::Label => {
             let label = ["identity", "none", "binary", "utf-8", "aws-chunked"][random.usize(..5)];

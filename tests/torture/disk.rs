@@ -13,7 +13,8 @@ use crate::stream::content;
 /// How long a file that has another name may be served in the place of its successor: docs/locals.md.
 const OTHER_NAME: Duration = Duration::from_millis(1100);
 /// The lengths of most versions: the edges of blocks, pages and segments, and what fits half of them or does not.
-const LENGTHS: [u64; 12] = [0, 1, 15, 16, 823, 5_000, 65_535, 65_536, 65_537, 250_001, 700_001, 3 << 20];
+const LENGTHS: [u64; 14] =
+    [0, 1, 15, 16, 823, 5_000, 65_535, 65_536, 65_537, 250_001, 700_001, 3 << 20, 6 << 20, 6 << 20];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
@@ -36,7 +37,7 @@ enum Event {
     Touch,
 }
 
-const EVENTS: [Event; 14] = [
+const EVENTS: [Event; 16] = [
     Event::Replace,
     Event::Replace,
     Event::Replace,
@@ -45,6 +46,8 @@ const EVENTS: [Event; 14] = [
     Event::ReplaceAlike,
     Event::Reborn,
     Event::Rewrite,
+    Event::Rewrite,
+    Event::RewriteAlike,
     Event::RewriteAlike,
     Event::Truncate,
     Event::Append,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fastrand::Rng;
 
-use crate::acts::{Act, Entity, perform, stray};
+use crate::acts::{Act, Entity, perform, redirects, stray};
 use crate::ledger::{FILES, Ledger, ON_DISK};
 use crate::scripted::{After, Exchange, ScriptedOrigin};
 
@@ -81,6 +81,10 @@ impl Script {
         let act = if self.calm.load(Ordering::SeqCst) { Act::Plain } else { Act::draw(&mut random) };
         let state = self.ledger.state(file);
         let Some(len) = state.len else { return x.answer("404 Not Found", &[], b"removed") };
+        if redirects(state.version) && path == x.request.target {
+            let location = format!("Location: /again{path}");
+            return x.answer("302 Found", &[&location], b"elsewhere");
+        }
         let mut entity = Entity::new(file, state.version, len);
         let first = offset(x).filter(|&first| first < len);
         // One that sends stale ranges does not look at If-Range.
