@@ -205,7 +205,9 @@ pub fn perform(x: &mut Exchange<'_>, act: Act, entity: &Entity, random: &mut Rng
             let head = entity.head_with_length(&format!("Content-Encoding: {label}\r\n"));
             send(x, &head, &entity.body(), After::Keep)
         }
-        Act::Gzip | Act::BrokenGzip if entity.first == 0 => gzip(x, entity, act == Act::BrokenGzip, random),
+        Act::Gzip | Act::BrokenGzip if entity.first == 0 && rest <= 1 << 20 => {
+            gzip(x, entity, act == Act::BrokenGzip, random)
+        }
         Act::Chunked | Act::Gzip => chunked(x, entity, None),
         Act::BrokenChunk => chunked(x, entity, Some(stop)),
         Act::CloseDelimited => send(x, &entity.head(""), &entity.body(), After::Close),

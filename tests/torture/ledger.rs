@@ -188,7 +188,8 @@ impl Ledger {
             End::Cut if file < ON_DISK => {
                 proxy_failed || written(*window) || changed && self.down(Process::Daemon, *window)
             }
-            End::Error | End::Cut => proxy_failed || origin_failed,
+            // One that is joined may have waited for long already.
+            End::Error | End::Cut => proxy_failed || origin_failed || joins,
             End::Hangs => false,
         };
         if excused { Ok(()) } else { Err(format!("{end:?} after {:?}, for no reason", window.end - window.start)) }
