@@ -125,7 +125,7 @@ demo: deps-demo all
 
 test: deps-test all models
 	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) TARGET=$(TARGET) \
-	    $(CARGO) test --locked --target-dir $(TARGET)
+	    $(CARGO) test --no-fail-fast --locked --target-dir $(TARGET)
 
 # Without SEED another one each time.
 TIME ?= 60

@@ -16,6 +16,7 @@ use hashbrown::HashTable;
 use log::warn;
 
 use super::line::{self, Words};
+use crate::channel::settled;
 
 /// So many skipped lines are named one by one; of the rest only the number is told.
 const NAMED_LINES: usize = 20;
@@ -94,11 +95,10 @@ impl Catalog {
     }
 
     fn parse(locals: &Path, text: Vec<u8>, faults: Faults) -> Result<Self, LoadError> {
-        // Absolute, whatever directory the process goes to later.
-        let locals_at = std::path::absolute(locals).unwrap_or_else(|_| locals.to_owned());
-        let base = locals_at.parent().map_or_else(PathBuf::new, Path::to_owned);
+        // Wherever the program goes later.
+        let base = settled(locals).parent().map_or_else(PathBuf::new, Path::to_owned);
         let mut catalog = Self { base, text, entries: Vec::new(), table: HashTable::new(), hasher: RandomState::new() };
-        let mut complaints = Complaints { locals, made: 0 };
+        let mut complaints = Complaints { locals, made: 0, unreachable: 0, first_unreachable: 0 };
         let mut first_fault = None;
         let mut more = 0;
         // A byte order mark, which some editors write, is no part of the first key.
@@ -111,6 +111,9 @@ impl Catalog {
             match line::parse(&mut catalog.text, begin..end) {
                 Ok(None) => {}
                 Ok(Some(words)) => {
+                    if catalog.text[words.key.start] != b'/' {
+                        complaints.note_unreachable(number);
+                    }
                     if !catalog.insert(words) {
                         complaints.make(number, "a key that an earlier line has");
                     }
@@ -227,6 +230,9 @@ fn read(locals: &Path) -> io::Result<Vec<u8>> {
 struct Complaints<'l> {
     locals: &'l Path,
     made: usize,
+    /// Lines with keys that no GETFILE request can have, and the first of them.
+    unreachable: usize,
+    first_unreachable: usize,
 }
 
 impl Complaints<'_> {
@@ -237,7 +243,22 @@ impl Complaints<'_> {
         }
     }
 
+    fn note_unreachable(&mut self, line: usize) {
+        if self.unreachable == 0 {
+            self.first_unreachable = line;
+        }
+        self.unreachable += 1;
+    }
+
     fn sum_up(&self) {
+        if self.unreachable > 0 {
+            let (locals, line) = (self.locals.display(), self.first_unreachable);
+            let more = match self.unreachable - 1 {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            warn!("{locals}:{line}: a key that does not begin with /: no GETFILE request can ask for it{more}");
+        }
         if self.made > NAMED_LINES {
             warn!("{}: {} more lines skipped", self.locals.display(), self.made - NAMED_LINES);
         }

@@ -19,7 +19,7 @@ use std::{mem, thread};
 use log::{info, warn};
 use parking_lot::{Mutex, RwLock};
 
-use crate::channel::{OpenFile, Server, ServerConfig, ServerError, ServerStats, Store, StoreError};
+use crate::channel::{OpenFile, Server, ServerConfig, ServerError, ServerStats, Store, StoreError, settled};
 pub use crate::metrics::ListenError;
 use crate::metrics::{Exporter, Metrics, Seconds};
 pub use catalog::{Catalog, Faults, LoadError};
@@ -98,7 +98,8 @@ impl Daemon {
     /// Loads the locals file and serves it. Lines that are no entries are skipped: there is nothing to fall back on.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new("simplecached");
-        let files = load(&config.locals, Faults::Skip)?;
+        let locals = settled(&config.locals);
+        let files = load(&locals, Faults::Skip)?;
         let store = Arc::new(LocalFiles {
             delay: config.delay,
             files: RwLock::new(files),
@@ -108,7 +109,7 @@ impl Daemon {
         let server = Server::start(&config.server, Arc::clone(&store) as Arc<dyn Store>)?;
         info!("serving on {}", server.socket().display());
         Ok(Self {
-            locals: config.locals,
+            locals,
             store,
             server: Mutex::new(Some(server)),
             reloading: Mutex::default(),

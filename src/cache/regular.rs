@@ -7,6 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use crate::channel::{OpenFile, TICK};
+use crate::sys::standard::above;
 
 /// Opens a regular file and nothing else: opening a FIFO could wait, opening a device could do something. One that was
 /// written within the last tick is looked at so often.
@@ -17,7 +18,7 @@ pub(super) fn open_regular(path: &Path, looks: u32) -> io::Result<OpenFile> {
     let file = without_lease(looks, || {
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC).open(path)
     })?;
-    OpenFile::after(file, Some(path.to_owned()), looks)
+    OpenFile::after(above(file)?, Some(path.to_owned()), looks)
 }
 
 /// What `open` gives once nobody holds a lease on the file: it asks the holder, as Samba and knfsd are, to give it up, and

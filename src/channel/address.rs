@@ -4,7 +4,7 @@ use std::env;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use nix::unistd::geteuid;
 
 use super::owner::{stranger, whose};
 use crate::sys::seqpacket::SeqPacket;
+use crate::sys::standard::above;
 
 /// An owner that was killed holds the lock until its memory is unmapped. Whoever takes its place without waiting for its
 /// end finds the lock taken for so long at most.
@@ -54,6 +55,18 @@ fn make_own_directory() -> Result<(), BindError> {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(io_error)
 }
 
+/// A path that leads to the same place wherever the program goes. As it is, where the current directory cannot be told.
+pub(crate) fn settled(path: &Path) -> PathBuf {
+    let absolute = if path.is_absolute() { None } else { path::absolute(path).ok() };
+    absolute.unwrap_or_else(|| path.to_owned())
+}
+
+/// The same for a socket. As it is, where the system would take it for too long.
+pub(crate) fn settled_socket(path: &Path) -> PathBuf {
+    let settled = settled(path);
+    if settled.as_os_str().len() > MAX_PATH { path.to_owned() } else { settled }
+}
+
 /// Why the command socket cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -84,7 +97,7 @@ pub(crate) struct BoundSocket {
     /// Where it is, also if a service manager chose that.
     pub(crate) path: PathBuf,
     /// None for a socket that a service manager made.
-    _files: Option<SocketFiles>,
+    files: Option<SocketFiles>,
 }
 
 #[derive(Debug)]
@@ -93,7 +106,7 @@ struct SocketFiles {
     /// What was bound there.
     id: FileId,
     /// Dropped after the socket is gone.
-    _lock: LockFile,
+    lock: LockFile,
 }
 
 /// The lock, and the file that it is on: both go together.
@@ -111,7 +124,7 @@ impl BoundSocket {
     pub(crate) fn inherit_or_bind(path: &Path) -> Result<Self, BindError> {
         let Some(socket) = SeqPacket::inherited().map_err(BindError::Inherit)? else { return Self::bind(path) };
         let path = socket.path().map_err(BindError::Inherit)?;
-        Ok(Self { socket, path, _files: None })
+        Ok(Self { socket, path, files: None })
     }
 
     /// Takes the lock beside the socket, replaces what a dead owner left, binds and listens, mode 0600.
@@ -126,12 +139,42 @@ impl BoundSocket {
         if is_left_over(path)? {
             fs::remove_file(path).map_err(io_error)?;
         }
-        let socket = SeqPacket::listen(path).map_err(io_error)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
-        let id = id(&fs::symlink_metadata(path).map_err(io_error)?);
+        let (socket, id) = listen(path)?;
         let path = path.to_owned();
-        Ok(Self { socket, path: path.clone(), _files: Some(SocketFiles { path, id, _lock: lock }) })
+        Ok(Self { socket, path: path.clone(), files: Some(SocketFiles { path, id, lock }) })
     }
+
+    /// Whether clients find it. Of a socket that a service manager made that is the manager's affair.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.files.as_ref().is_none_or(|files| is_at(&files.path, files.id))
+    }
+
+    /// Makes files anew that somebody removed, unless somebody else has the place now.
+    pub(crate) fn restore(&mut self) -> Result<(), BindError> {
+        let Some(files) = &mut self.files else { return Ok(()) };
+        let path = &files.path;
+        if path.parent() == Some(&own_directory()) {
+            make_own_directory()?;
+        }
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(BindError::InUse(path.clone()));
+        }
+        if !files.lock.is_in_place() {
+            let lock = take_lock(&files.lock.path).map_err(|error| BindError::Lock(path.clone(), error))?;
+            files.lock.lock = lock.ok_or_else(|| BindError::InUse(path.clone()))?;
+        }
+        (self.socket, files.id) = listen(path)?;
+        Ok(())
+    }
+}
+
+/// Binds and listens, mode 0600.
+fn listen(path: &Path) -> Result<(SeqPacket, FileId), BindError> {
+    let io_error = |error| BindError::Io(path.to_owned(), error);
+    let socket = SeqPacket::listen(path).map_err(io_error)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
+    let id = id(&fs::symlink_metadata(path).map_err(io_error)?);
+    Ok((socket, id))
 }
 
 /// Whether there is a socket of this user's. An error if there is anything else.
@@ -184,6 +227,12 @@ impl LockFile {
     }
 }
 
+impl LockFile {
+    fn is_in_place(&self) -> bool {
+        self.lock.metadata().is_ok_and(|mine| is_at(&self.path, id(&mine)))
+    }
+}
+
 impl Drop for LockFile {
     fn drop(&mut self) {
         if let Ok(mine) = self.lock.metadata() {
@@ -196,9 +245,13 @@ fn id(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
+fn is_at(path: &Path, file: FileId) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|now| id(&now) == file)
+}
+
 /// Removes a file, unless another one is in its place: somebody removed it already, and a successor made that.
 fn remove(path: &Path, mine: FileId) {
-    if fs::symlink_metadata(path).is_ok_and(|now| id(&now) == mine) {
+    if is_at(path, mine) {
         // Nothing can be done about a file that will not go.
         let _ = fs::remove_file(path);
     }
@@ -232,7 +285,7 @@ fn take_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
         if !is_own_file(&file.metadata()?) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let lock = match Flock::lock(above(file)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(errno.into()),

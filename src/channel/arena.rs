@@ -8,9 +8,11 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use nix::fcntl::{FcntlArg, SealFlag, fallocate, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::signal::Signal;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::layout::{Control, FIRST_SEQUENCE, Header, Layout, MAGIC};
@@ -18,7 +20,9 @@ use super::ring::{Area, Run};
 use super::sync::Ordering;
 use super::wire::VERSION;
 use crate::reply::Chunk;
-use crate::sys::process::ignore_write_signals;
+use crate::sys::memory::shortage;
+use crate::sys::process::without_signal;
+use crate::sys::standard::above;
 
 /// What both sides rely on: nobody can shrink the file under a mapping (SIGBUS), grow it, or lift these seals.
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
@@ -39,6 +43,16 @@ unsafe impl Send for Arena {}
 // SAFETY: as above; no method hands out a plain reference to the mapping.
 unsafe impl Sync for Arena {}
 
+/// Why there is no shared memory.
+#[derive(Debug, thiserror::Error)]
+#[error("no {bytes} bytes of shared memory: {step}: {error}")]
+pub struct MemoryError {
+    bytes: u64,
+    step: &'static str,
+    #[source]
+    pub(crate) error: io::Error,
+}
+
 /// Why a peer's memory was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdoptError {
@@ -57,15 +71,25 @@ pub(crate) enum AdoptError {
 }
 
 impl Arena {
-    /// Creates, sizes, seals and maps an area; the descriptor is for the peer. An area that is larger than `ulimit -f` allows is
-    /// an error, and no signal.
-    pub(crate) fn create(layout: Layout) -> io::Result<(Self, OwnedFd)> {
-        ignore_write_signals();
-        let fd = memfd_create(c"gfproxy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    /// Creates, sizes, seals and maps an area; the descriptor is for the peer.
+    pub(crate) fn create(layout: Layout) -> Result<(Self, OwnedFd), MemoryError> {
+        let bytes = layout.total();
+        if let Some(reason) = shortage(bytes) {
+            return Err(MemoryError {
+                bytes,
+                step: "reserve",
+                error: io::Error::new(io::ErrorKind::OutOfMemory, reason),
+            });
+        }
+        let failed = |step| move |errno: Errno| MemoryError { bytes, step, error: errno.into() };
+        let fd = memfd_create(c"gfproxy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            .and_then(above)
+            .map_err(failed("memfd_create"))?;
         // Reserves the pages: out of memory is an error here, not a SIGBUS later.
-        fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, layout.total().cast_signed())?;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS))?;
-        let arena = Self::map(fd.as_fd(), layout)?;
+        without_signal(Signal::SIGXFSZ, || fallocate(&fd, FallocateFlags::empty(), 0, bytes.cast_signed()))
+            .map_err(failed("fallocate"))?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).map_err(failed("F_ADD_SEALS"))?;
+        let arena = Self::map(fd.as_fd(), layout).map_err(failed("mmap"))?;
         arena.initialise();
         Ok((arena, fd))
     }
@@ -91,7 +115,7 @@ impl Arena {
         if got < want {
             return Err(AdoptError::Sparse { got, want });
         }
-        let arena = Self::map(fd.as_fd(), layout)?;
+        let arena = Self::map(fd.as_fd(), layout).map_err(io::Error::from)?;
         let header = arena.header();
         if header.magic.load(Ordering::Relaxed) != MAGIC || header.version.load(Ordering::Relaxed) != u32::from(VERSION)
         {
@@ -100,7 +124,7 @@ impl Arena {
         Ok(arena)
     }
 
-    fn map(fd: BorrowedFd<'_>, layout: Layout) -> io::Result<Self> {
+    fn map(fd: BorrowedFd<'_>, layout: Layout) -> nix::Result<Self> {
         let len = NonZeroUsize::new(layout.total() as usize).expect("an area has at least a header");
         let mut flags = MapFlags::MAP_SHARED;
         if layout.total() <= POPULATE_LIMIT {

@@ -62,7 +62,9 @@ mod store;
 mod sync;
 mod wire;
 
+pub(crate) use address::settled;
 pub use address::{BindError, default_socket};
+pub use arena::MemoryError;
 pub use client::{Absence, Client, ClientConfig, ClientError, ClientStats, OpenError, Transfer, TransferError};
 pub(crate) use layout::Layout;
 pub use layout::{LayoutError, MAX_AREA, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE, Validator};

@@ -13,6 +13,7 @@ use crate::reply::Chunk;
 use crate::sys::contexts::{self, Context, Fields, View};
 use crate::sys::gfserver::{GfContext, GfServer, WorkerFunc};
 use crate::sys::process::block_signals;
+use crate::sys::standard::complain;
 
 /// Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.
 ///
@@ -197,7 +198,7 @@ pub unsafe extern "C" fn gfproxy_gfserver_send(ctx: *mut GfContext, data: *const
 
 /// The end of a program whose server cannot start, as with the provided one.
 fn die(reason: impl Display) -> ! {
-    eprintln!("gfserver: {reason}");
+    complain(format_args!("gfserver: {reason}"));
     process::exit(1)
 }
 

@@ -11,6 +11,7 @@ use crate::logging::{LeftOut, Limiter};
 use crate::reply::Outcome;
 use crate::sys::gfserver::{ContextReply, GfContext, path_bytes};
 use crate::sys::process::{NoCancel, ignore_write_signals};
+use crate::sys::standard::settle;
 
 /// Answers a request with a file from an HTTP origin: `path` is appended to the origin's base URL.
 ///
@@ -82,6 +83,7 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
     // Declared before all that it guards, so that it ends last.
     let _no_cancel = NoCancel::new();
     ignore_write_signals();
+    settle();
     // SAFETY: a live context, for the length of the handler's call.
     let mut reply = unsafe { ContextReply::new(ctx) };
     let outcome = catch_unwind(AssertUnwindSafe(|| {

@@ -18,6 +18,7 @@ use crate::handler::{Proxy, Settings};
 use crate::logging;
 use crate::origin;
 use crate::sys::process::ignore_write_signals;
+use crate::sys::standard::complain;
 
 /// The fewest bytes of a shared-memory segment.
 pub const GFPROXY_MIN_SEGMENT_SIZE: u32 = 824;
@@ -172,7 +173,7 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
     guard(-1, || {
         // SAFETY: NULL or valid by the caller's promise.
         let Some(options) = (unsafe { options.as_ref() }) else {
-            eprintln!("gfproxy_start: options are NULL");
+            complain(format_args!("gfproxy_start: options are NULL"));
             return -1;
         };
         logging::start(options.verbosity);
@@ -181,7 +182,10 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
         let (origin, socket, metrics) =
             unsafe { (bytes(options.origin), bytes(options.socket), bytes(options.metrics)) };
         let Ok(origin_url) = origin.map(str::from_utf8).transpose() else {
-            eprintln!("gfproxy: the origin \"{}\" is not UTF-8", origin.unwrap_or_default().escape_ascii());
+            complain(format_args!(
+                "gfproxy: the origin \"{}\" is not UTF-8",
+                origin.unwrap_or_default().escape_ascii()
+            ));
             return -1;
         };
         let settings = Settings {
@@ -202,7 +206,7 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
             Ok(()) => 0,
             Err(error) => {
                 logging::flush();
-                eprintln!("gfproxy: {error}");
+                complain(format_args!("gfproxy: {error}"));
                 -1
             }
         }
@@ -283,7 +287,7 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
     guard(-1, || {
         // SAFETY: NULL or valid by the caller's promise.
         let Some(options) = (unsafe { options.as_ref() }) else {
-            eprintln!("gfproxy_cached_start: options are NULL");
+            complain(format_args!("gfproxy_cached_start: options are NULL"));
             return -1;
         };
         logging::start(options.verbosity);
@@ -292,17 +296,17 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
         let (locals, socket, metrics) =
             unsafe { (bytes(options.locals), bytes(options.socket), bytes(options.metrics)) };
         let Some(locals) = locals else {
-            eprintln!("gfproxy_cached_start: no locals file was named");
+            complain(format_args!("gfproxy_cached_start: no locals file was named"));
             return -1;
         };
         let threads = options.threads;
         if !(1..=GFPROXY_MAX_THREADS).contains(&threads) {
-            eprintln!("simplecached: {threads} threads: not in 1 to {GFPROXY_MAX_THREADS}");
+            complain(format_args!("simplecached: {threads} threads: not in 1 to {GFPROXY_MAX_THREADS}"));
             return -1;
         }
         let mut daemon = DAEMON.lock();
         if daemon.is_some() {
-            eprintln!("simplecached: started already");
+            complain(format_args!("simplecached: started already"));
             return -1;
         }
         let server = ServerConfig {
@@ -319,7 +323,7 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
             }
             Err(error) => {
                 logging::flush();
-                eprintln!("simplecached: {error}");
+                complain(format_args!("simplecached: {error}"));
                 -1
             }
         }

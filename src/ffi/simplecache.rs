@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::guard;
 use crate::cache::{LoadError, SimpleCache};
+use crate::sys::standard::complain;
 
 /// `simplecache_init`.
 ///
@@ -20,7 +21,7 @@ use crate::cache::{LoadError, SimpleCache};
 pub unsafe extern "C" fn gfproxy_simplecache_init(filename: *const c_char) -> c_int {
     guard(-1, || {
         if filename.is_null() {
-            eprintln!("simplecache_init: no locals file was named");
+            complain(format_args!("simplecache_init: no locals file was named"));
             return failed(Errno::EINVAL);
         }
         // SAFETY: not NULL, NUL-terminated by the caller's promise.
@@ -28,7 +29,7 @@ pub unsafe extern "C" fn gfproxy_simplecache_init(filename: *const c_char) -> c_
         match SimpleCache::get().load(Path::new(OsStr::from_bytes(filename.to_bytes()))) {
             Ok(()) => 0,
             Err(error) => {
-                eprintln!("simplecache_init: {error}");
+                complain(format_args!("simplecache_init: {error}"));
                 failed(match error {
                     LoadError::Read { error, .. } => errno_of(&error),
                     LoadError::Malformed { .. } => Errno::EINVAL,

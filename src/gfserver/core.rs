@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
@@ -16,6 +16,7 @@ use super::parking::{Connection, Parking};
 use super::request::Malformed;
 use crate::logging::Limiter;
 use crate::sys::net::{self, Listener};
+use crate::sys::standard;
 
 /// The epoll's names for its descriptors: these two, and FIRST_PLACE plus the place of a parked connection.
 const LISTENER: u64 = 0;
@@ -66,9 +67,8 @@ pub(super) struct Parked {
 
 impl Core {
     pub(super) fn new(listener: Listener, seats: Arc<[Seat]>) -> nix::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let end_bell = EventFd::from_flags(flags)?;
+        let epoll = standard::epoll()?;
+        let end_bell = standard::event()?;
         epoll.add(&listener, listener_event())?;
         epoll.add(&end_bell, EpollEvent::new(EpollFlags::EPOLLIN, END))?;
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -77,7 +77,7 @@ impl Core {
             epoll,
             crew: Crew::new(seats.len()),
             end_bell,
-            house_bell: EventFd::from_flags(flags)?,
+            house_bell: standard::event()?,
             parked: Mutex::default(),
             ceiling: ceiling(usize::try_from(descriptors).unwrap_or(usize::MAX), seats.len()),
             seats,

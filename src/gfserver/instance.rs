@@ -20,6 +20,7 @@ use super::crew::Calls;
 use super::worker::Worker;
 use crate::sys::contexts::{Called, Context};
 use crate::sys::net::{self, Listener};
+use crate::sys::standard;
 
 /// What a worker's stack is under the provided server: handlers may count on it.
 const STACK_SIZE: usize = 8 << 20;
@@ -131,6 +132,7 @@ impl Instance {
 
     /// The socket to listen on: the one that a service manager handed over, else a new one.
     pub(crate) fn listen(&self, port: u16, backlog: i32) -> Result<Listener, StartError> {
+        standard::fill();
         let listener = match Listener::inherited().map_err(StartError::Inherit)? {
             Some(listener) => listener,
             None => {

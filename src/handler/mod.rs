@@ -28,6 +28,9 @@ pub(crate) use settings::{Settings, SettingsError};
 /// Below this segment size a file's chunks are held back until they fill TCP segments.
 const CORK_BELOW: u32 = 64 << 10;
 
+/// How long requests fail without another attempt where the channel cannot be opened.
+const CHANNEL_RETRY: Duration = Duration::from_secs(2);
+
 /// So long a client may take for a chunk, while nobody else waits for its segment and while somebody does. What is left is
 /// put back, and a slower client waits without a segment: those serve all clients of the process.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -47,7 +50,7 @@ pub(crate) enum StartError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
-    Channel(#[from] ClientError),
+    Channel(#[from] Arc<ClientError>),
     #[error(transparent)]
     Origin(#[from] OriginError),
     #[error(transparent)]
@@ -82,6 +85,8 @@ enum Channel {
     #[default]
     None,
     Open(Arc<Client>),
+    /// The last attempt failed, and with what: another one may take much memory for nothing.
+    Failed(Instant, Arc<ClientError>),
     /// For good: a handler that is late must not open it again.
     Stopped,
 }
@@ -90,7 +95,7 @@ impl Channel {
     fn client(&self) -> Option<&Arc<Client>> {
         match self {
             Self::Open(client) => Some(client),
-            Self::None | Self::Stopped => None,
+            Self::None | Self::Failed(..) | Self::Stopped => None,
         }
     }
 }
@@ -209,11 +214,19 @@ impl Proxy {
         match &*channel {
             Channel::Open(client) => Ok(Arc::clone(client)),
             Channel::Stopped => Err(StartError::Stopped),
-            Channel::None => {
-                let client = Arc::new(Client::start(self.settings.channel.clone())?);
-                *channel = Channel::Open(Arc::clone(&client));
-                Ok(client)
-            }
+            Channel::Failed(at, error) if at.elapsed() < CHANNEL_RETRY => Err(Arc::clone(error).into()),
+            Channel::None | Channel::Failed(..) => match Client::start(self.settings.channel.clone()) {
+                Ok(client) => {
+                    let client = Arc::new(client);
+                    *channel = Channel::Open(Arc::clone(&client));
+                    Ok(client)
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    *channel = Channel::Failed(Instant::now(), Arc::clone(&error));
+                    Err(error.into())
+                }
+            },
         }
     }
 

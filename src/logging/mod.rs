@@ -4,11 +4,11 @@ mod limit;
 mod line;
 mod queue;
 
+use std::env;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{env, io};
 
 use env_filter::Filter;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record, warn};
 use parking_lot::Mutex;
 
 use crate::sys::process::{at_exit, spawn};
+use crate::sys::standard::{self, StandardError};
 pub(crate) use limit::{LeftOut, Limiter};
 use line::Format;
 use queue::Queue;
@@ -37,6 +38,7 @@ static WRITER: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
 /// `GFPROXY_LOG` (`info`, or `gfproxy::channel=debug,warn`) says more precisely what to log, `GFPROXY_LOG_FORMAT` (`text`
 /// or `json`) how. Only the first call counts.
 pub(crate) fn start(verbosity: i32) {
+    standard::note();
     let mut complaints = Vec::new();
     let filter = filter(verbosity, &mut complaints);
     let format = env::var_os("GFPROXY_LOG_FORMAT").unwrap_or_default();
@@ -58,10 +60,10 @@ pub(crate) fn start(verbosity: i32) {
     if !first || log::set_logger(logger).is_err() {
         return;
     }
-    let writer = spawn("log", || logger.queue.write_to(io::stderr(), |dropped| logger.dropped(dropped)));
+    let writer = spawn("log", || logger.queue.write_to(StandardError, |dropped| logger.dropped(dropped)));
     match writer {
         Ok(writer) => *WRITER.lock() = Some(writer),
-        Err(error) => return eprintln!("gfproxy: no thread for the log: {error}"),
+        Err(error) => return standard::complain(format_args!("gfproxy: no thread for the log: {error}")),
     }
     at_exit(end);
     log::set_max_level(level);

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 
 use super::Metrics;
 use crate::logging::Limiter;
 use crate::sys::process::spawn;
+use crate::sys::standard;
 
 /// How long one scraper may take for its request and the answer.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -48,8 +49,7 @@ impl Exporter {
     pub(crate) fn start(address: &str, metrics: Metrics) -> Result<Self, ListenError> {
         let failed = |error| ListenError { address: address.to_owned(), error };
         let listener = listen(address).map_err(failed)?;
-        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let stop = Arc::new(stop.map_err(|errno| failed(errno.into()))?);
+        let stop = Arc::new(standard::event().map_err(|errno| failed(errno.into()))?);
         let bound = listener.local_addr().map_err(failed)?;
         let server = Server { listener, stop: Arc::clone(&stop), metrics, complaints: Limiter::new(module_path!(), 1) };
         let thread = spawn("metrics", move || server.run()).map_err(failed)?;
@@ -73,7 +73,7 @@ impl Drop for Exporter {
 
 fn listen(address: &str) -> io::Result<TcpListener> {
     let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-    let listener = TcpListener::bind(&addresses[..])?;
+    let listener = standard::above(TcpListener::bind(&addresses[..])?)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -160,6 +160,7 @@ struct Scraper {
 
 impl Scraper {
     fn new(stream: TcpStream) -> io::Result<Self> {
+        let stream = standard::above(stream)?;
         stream.set_nonblocking(true)?;
         Ok(Self { stream, deadline: Instant::now() + LIMIT, head: Vec::new(), answer: None })
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Origin;
-use super::spool::Portion;
+use super::spool::{Portion, temporary_file};
 use super::transfer::Sink;
 use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
 use crate::sys::process::spawn;
@@ -208,7 +208,7 @@ impl State {
         self.base += read;
         // Half a window more, so that readers a little apart do not make it a file.
         if memory.len() + len > WINDOW + WINDOW / 2 {
-            let file = tempfile::tempfile()?;
+            let file = temporary_file()?;
             let (first, second) = memory.as_slices();
             file.write_all_at(first, 0)?;
             file.write_all_at(second, first.len() as u64)?;

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use log::warn;
 use parking_lot::Mutex;
 
 use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
@@ -89,6 +90,13 @@ pub(crate) fn check_base(url: &str) -> Result<(), String> {
     Base::parse(url).map(drop)
 }
 
+/// Warns of a directory in which bodies cannot be kept: only some origin's answers, days later, may need it.
+fn check_temporary_directory() {
+    if let Err(error) = spool::temporary_file() {
+        warn!("{error}: large bodies without an announced length cannot be kept");
+    }
+}
+
 impl Origin {
     /// An origin whose files lie below `base`, an http or https URL.
     pub fn new(base: &str, config: Config) -> Result<Self, OriginError> {
@@ -102,6 +110,7 @@ impl Origin {
             ca_file: config.ca_file.as_deref().map(c_path).transpose()?,
             ca_directory: config.ca_directory.as_deref().map(c_path).transpose()?,
         };
+        check_temporary_directory();
         let share = Arc::new(Share::new()?);
         // What libcurl refuses, it refuses now and not at the first request.
         let first = Easy::new(&share, &options)?;

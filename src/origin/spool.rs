@@ -1,6 +1,7 @@
 //! A body whose length is not known until its end, kept until then: in memory while it is small, then in an unlinked
 //! temporary file.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use memmap2::MmapMut;
 use super::config::Config;
 use super::transfer::Sink;
 use crate::reply::ClientGone;
+use crate::sys::standard::above;
 
 /// Memory is taken in mappings of this size: a buffer that grows is copied, and malloc(3) keeps what was freed.
 const PIECE: usize = 64 << 10;
@@ -83,6 +85,17 @@ enum Full {
     Disk(u64),
 }
 
+/// A file without a name.
+pub(super) fn temporary_file() -> io::Result<File> {
+    let file = tempfile::tempfile().map_err(named)?;
+    Ok(above(file)?)
+}
+
+/// Says in an error of a temporary file where that would be.
+fn named(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("TMPDIR, {}: {error}", env::temp_dir().display()))
+}
+
 /// One body.
 #[derive(Debug)]
 pub(super) struct Spool {
@@ -150,14 +163,14 @@ impl Spool {
         let file = match &mut self.file {
             Some(file) => file,
             none => {
-                let mut file = tempfile::tempfile()?;
-                filled(&self.pieces, self.len).try_for_each(|piece| file.write_all(piece))?;
+                let mut file = temporary_file()?;
+                filled(&self.pieces, self.len).try_for_each(|piece| file.write_all(piece)).map_err(named)?;
                 self.pieces = Vec::new();
                 self.memory.give_back();
                 none.insert(file)
             }
         };
-        file.write_all(data)
+        file.write_all(data).map_err(named)
     }
 
     /// Sends all of it; the header has been sent.

@@ -4,6 +4,7 @@
 
 mod call;
 mod share;
+mod socket;
 mod url;
 
 use std::ffi::{CStr, CString, c_char, c_long, c_void};
@@ -13,6 +14,8 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use curl_sys::{CURL, CURLcode, CURLoption};
+
+use super::standard::fill;
 
 use call::{CONNECTIONS, Call, Slot, on_body, on_debug, on_header, on_socket, on_tick};
 pub(crate) use call::{Receiver, Wire};
@@ -132,6 +135,7 @@ impl Easy {
         self.set_pointer(curl_sys::CURLOPT_HEADERFUNCTION, on_header as *mut c_void)?;
         self.set_pointer(curl_sys::CURLOPT_DEBUGFUNCTION, on_debug as *mut c_void)?;
         self.set_pointer(curl_sys::CURLOPT_SOCKOPTFUNCTION, on_socket as *mut c_void)?;
+        self.set_pointer(curl_sys::CURLOPT_OPENSOCKETFUNCTION, socket::on_open as *mut c_void)?;
         self.set_pointer(CURLOPT_XFERINFOFUNCTION, on_tick as *mut c_void)
     }
 
@@ -192,6 +196,8 @@ impl Easy {
 
     /// Runs one transfer into `receiver`. An error that follows from the receiver's `Break` is the receiver's to know.
     pub(crate) fn perform(&mut self, receiver: &mut dyn Receiver) -> Result<(), Error> {
+        // libcurl and the resolver make sockets and pipes of their own.
+        fill();
         self.set_long(curl_sys::CURLOPT_VERBOSE, 0)?;
         self.error[0] = 0;
         self.block.clear();

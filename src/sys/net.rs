@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, sockopt,
 };
 use nix::sys::time::TimeVal;
 
+use super::handed;
+use super::standard::above;
 use crate::reply::Chunk;
 
 /// A listening TCP socket. It never blocks; the connections that it accepts do.
@@ -38,7 +39,7 @@ impl Listener {
     fn bind_to(address: SocketAddr, backlog: i32) -> nix::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket::socket(family, SockType::Stream, flags, None)?;
+        let socket = above(socket::socket(family, SockType::Stream, flags, None)?)?;
         socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
         if family == AddressFamily::Inet6 {
             socket::setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
@@ -50,18 +51,7 @@ impl Listener {
 
     /// The listening TCP socket that a service manager handed over (`LISTEN_FDS`), if there is one.
     pub(crate) fn inherited() -> io::Result<Option<Self>> {
-        for number in sd_notify::listen_fds()? {
-            // SAFETY: sd_notify saw that the descriptors are open and meant for this process, and nothing else in it
-            // closes one; the number is only looked at here.
-            let candidate = unsafe { BorrowedFd::borrow_raw(number) };
-            if is_listening_tcp(&candidate) {
-                // SAFETY: as above, and this is the one place that takes a listening TCP socket over.
-                let socket = unsafe { OwnedFd::from_raw_fd(number) };
-                fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-                return Ok(Some(Self { socket }));
-            }
-        }
-        Ok(None)
+        Ok(handed::take(|candidate| is_tcp(&candidate))?.map(|socket| Self { socket }))
     }
 
     /// Lets every connection accepted from now on send without delay (no Nagle), confirm a request together with the
@@ -83,7 +73,7 @@ impl Listener {
     pub(crate) fn accept(&self) -> nix::Result<OwnedFd> {
         let number = socket::accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
         // SAFETY: accept4 made this descriptor just now; nobody else knows it.
-        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+        above(unsafe { OwnedFd::from_raw_fd(number) })
     }
 
     /// Whether `accept` has something to tell.
@@ -106,11 +96,10 @@ impl AsFd for Listener {
     }
 }
 
-fn is_listening_tcp(socket: &impl AsFd) -> bool {
+fn is_tcp(socket: &impl AsFd) -> bool {
     let stream = socket::getsockopt(socket, sockopt::SockType) == Ok(SockType::Stream);
-    let listens = socket::getsockopt(socket, sockopt::AcceptConn) == Ok(true);
     let address = socket::getsockname::<SockaddrStorage>(socket.as_fd().as_raw_fd()).ok().and_then(to_std);
-    stream && listens && address.is_some()
+    stream && address.is_some()
 }
 
 fn to_std(address: SockaddrStorage) -> Option<SocketAddr> {

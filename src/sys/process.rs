@@ -81,6 +81,22 @@ pub(crate) fn block_signals() -> SigSet {
     blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty())
 }
 
+/// Runs `call`, which may raise `signal` on this thread besides failing. The signal is not delivered.
+pub(crate) fn without_signal<T>(signal: Signal, call: impl FnOnce() -> T) -> T {
+    let mut blocked = SigSet::empty();
+    blocked.add(signal);
+    let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap_or_else(|_| SigSet::all());
+    let result = call();
+    if !before.contains(signal) {
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a set and a time that live here; NULL for what is not wanted. None pending is an error at once.
+        unsafe { libc::sigtimedwait(blocked.as_ref(), std::ptr::null_mut(), &raw const now) };
+        // Cannot fail with a mask that was this thread's.
+        let _ = before.thread_set_mask();
+    }
+    result
+}
+
 /// Starts a thread that takes no signals: they are for the program's own threads. Blocked before it starts, since a
 /// thread that blocks them itself could take one first.
 pub(crate) fn spawn<T: Send + 'static>(

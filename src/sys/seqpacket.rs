@@ -1,16 +1,21 @@
 //! Unix SOCK_SEQPACKET sockets: whole datagrams in order, descriptors beside them, an end of file when the peer dies.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sockopt,
 };
+use nix::sys::stat::fstat;
+use nix::unistd::getpid;
+
+use super::handed;
+use super::standard::above;
 
 /// The most descriptors that come with one datagram (the kernel's SCM_MAX_FD). The protocol asks for one; but those that
 /// find no room the kernel closes as they are received, which may take as long as the peer likes.
@@ -22,6 +27,31 @@ const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of:
 /// One end of a connection, or a listening socket. Non-blocking and close-on-exec.
 #[derive(Debug)]
 pub(crate) struct SeqPacket(OwnedFd);
+
+/// A peer's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Process {
+    /// By its number.
+    Visible(i32),
+    /// One of a PID namespace that is not seen from here, by the inode of its pidfd: each has its own since Linux 6.9. With
+    /// older kernels all of them look the same.
+    Hidden(u64),
+}
+
+impl Process {
+    pub(crate) fn own() -> Self {
+        Self::Visible(getpid().as_raw())
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Visible(pid) => write!(f, "pid {pid}"),
+            Self::Hidden(inode) => write!(f, "pid 0, pidfd {inode}"),
+        }
+    }
+}
 
 /// A received datagram.
 #[derive(Debug)]
@@ -55,7 +85,7 @@ union ControlBuffer {
 
 fn new_socket() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?)
+    Ok(above(socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?)?)
 }
 
 impl SeqPacket {
@@ -69,20 +99,9 @@ impl SeqPacket {
 
     /// The listening SOCK_SEQPACKET socket that a service manager handed over (`LISTEN_FDS`), if there is one.
     pub(crate) fn inherited() -> io::Result<Option<Self>> {
-        for number in sd_notify::listen_fds()? {
-            // SAFETY: sd_notify saw that the descriptors are open and meant for this process, and nothing else in it
-            // closes one; the number is only looked at here.
-            let candidate = unsafe { BorrowedFd::borrow_raw(number) };
-            if socket::getsockopt(&candidate, sockopt::SockType) == Ok(SockType::SeqPacket)
-                && socket::getsockopt(&candidate, sockopt::AcceptConn) == Ok(true)
-            {
-                // SAFETY: as above, and this is the one place that takes a listening SEQPACKET socket over.
-                let fd = unsafe { OwnedFd::from_raw_fd(number) };
-                fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-                return Ok(Some(Self(fd)));
-            }
-        }
-        Ok(None)
+        let is_seqpacket =
+            |candidate: BorrowedFd<'_>| socket::getsockopt(&candidate, sockopt::SockType) == Ok(SockType::SeqPacket);
+        Ok(handed::take(is_seqpacket)?.map(Self))
     }
 
     /// Where a listening socket is: its path, or its name behind an `@` where it is in the abstract namespace.
@@ -106,12 +125,21 @@ impl SeqPacket {
     pub(crate) fn accept(&self) -> io::Result<Self> {
         let fd = socket::accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
         // SAFETY: accept4 returned a new descriptor that nobody else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Self(above(unsafe { OwnedFd::from_raw_fd(fd) })?))
     }
 
     /// Who connected: process, user and group at the time of connect(2).
     pub(crate) fn peer(&self) -> io::Result<UnixCredentials> {
         Ok(socket::getsockopt(&self.0, sockopt::PeerCredentials)?)
+    }
+
+    /// The process of a peer with these credentials.
+    pub(crate) fn process(&self, peer: &UnixCredentials) -> Process {
+        if peer.pid() != 0 {
+            return Process::Visible(peer.pid());
+        }
+        let inode = self.peer_pidfd().and_then(|pidfd| Ok(fstat(pidfd)?.st_ino));
+        Process::Hidden(inode.unwrap_or(0))
     }
 
     /// A descriptor that tells of the peer's death, also where a child of the peer keeps the socket open. An error on
@@ -128,7 +156,7 @@ impl SeqPacket {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel returned a new descriptor that nobody else owns.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        Ok(above(unsafe { OwnedFd::from_raw_fd(fd) })?)
     }
 
     /// Sends one datagram, with a descriptor or without. Never raises SIGPIPE, never blocks.
@@ -185,7 +213,10 @@ impl SeqPacket {
                 header = libc::CMSG_NXTHDR(&raw const message, header);
             }
         }
-        let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+        // One that cannot be moved is one that did not arrive.
+        let received = descriptors.len();
+        let descriptors: Vec<_> = descriptors.into_iter().filter_map(|descriptor| above(descriptor).ok()).collect();
+        let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 || descriptors.len() < received;
         Ok(Received { len: len.cast_unsigned(), descriptors, truncated })
     }
 

@@ -10,7 +10,7 @@ use nix::unistd::mkfifo;
 use crate::programs::{Ended, Program, built};
 
 /// Compiles `tests/c/<source>` and links it with the archive.
-fn compile(source: &str, flags: &[&str], to: &Path) -> PathBuf {
+pub fn compile(source: &str, flags: &[&str], to: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = to.join("program");
     let curl = Command::new("pkg-config").args(["--libs", "libcurl"]).output().expect("pkg-config");

@@ -15,6 +15,7 @@ mod descriptors;
 mod file_systems;
 mod held;
 mod in_place;
+mod moved;
 mod odd_files;
 mod reload;
 mod size;

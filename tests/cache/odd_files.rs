@@ -1,9 +1,11 @@
 //! What is served, and what is not, of all that a path can lead to.
 
+use std::env;
 use std::fs::{self, File, Permissions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,12 +15,26 @@ use nix::unistd::{Uid, mkfifo};
 use tempfile::TempDir;
 
 use crate::pair::{Pair, replace};
-use crate::programs::{ERROR, NOT_FOUND, Program, ok, program};
+use crate::programs::{ERROR, NOT_FOUND, Program, ok, program, skipped};
 
 fn directory() -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     fs::write(directory.path().join("a"), "content").expect("a");
     directory
+}
+
+/// One that every user can reach and write to.
+fn directory_for_everybody() -> Option<TempDir> {
+    let is_reachable = |place: &Path| {
+        let mode = |part: &Path| fs::metadata(part).map_or(0, |metadata| metadata.permissions().mode());
+        place.ancestors().all(|part| mode(part) & 0o001 != 0)
+    };
+    let places = [env::temp_dir(), "/tmp".into(), "/var/tmp".into()];
+    let place = places.into_iter().find(|place| is_reachable(place))?;
+    let directory = tempfile::tempdir_in(place).expect("a directory");
+    fs::write(directory.path().join("a"), "content").expect("a");
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("chmod");
+    Some(directory)
 }
 
 #[test]
@@ -85,17 +101,23 @@ fn files_that_come_go_and_change() {
 
 #[test]
 fn a_file_without_permission_looks_like_none() {
-    let directory = directory();
+    let is_root = Uid::effective().is_root();
+    let Some(directory) = (if is_root { directory_for_everybody() } else { Some(directory()) }) else {
+        return skipped("no temporary directory that another user than root can reach");
+    };
     fs::write(directory.path().join("secret"), "secret").expect("a file");
     fs::set_permissions(directory.path().join("secret"), Permissions::from_mode(0o000)).expect("chmod");
-    let mut daemon = Command::new(program("simplecached_noasan"));
-    let mut proxy = Command::new(program("webproxy_noasan"));
-    if Uid::effective().is_root() {
-        // Root may read everything, so the two are somebody else.
-        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("chmod");
-        daemon.uid(65534);
-        proxy.uid(65534);
-    }
+    let [daemon, proxy] = ["simplecached_noasan", "webproxy_noasan"].map(|name| {
+        if !is_root {
+            return Command::new(program(name));
+        }
+        // Root may read everything, so the two are somebody else, who perhaps cannot reach where they were built.
+        let copy = directory.path().join(name);
+        fs::copy(program(name), &copy).expect("copy");
+        let mut command = Command::new(copy);
+        command.uid(65534);
+        command
+    });
     let pair = Pair::start_with(directory, "/a a\n/secret secret\n", daemon, proxy);
     pair.assert_serves("/a", b"content");
     assert_eq!(pair.fetch("/secret"), NOT_FOUND);
@@ -189,4 +211,13 @@ fn a_file_under_a_lease_is_waited_for_and_then_an_error_and_never_missing() {
         asking.join().expect("no panic")
     });
     assert!([&ok(b"content")[..], ERROR].contains(&answer.as_slice()));
+}
+
+#[test]
+fn keys_that_no_request_can_have_are_warned_of_and_kept() {
+    let pair = Pair::start(directory(), "/a a\nb a\n\"c d\" a\n");
+    pair.assert_serves("/a", b"content");
+    let told = pair.daemon.stop().stderr;
+    assert!(told.contains("locals.txt:2: a key that does not begin with /"), "{told}");
+    assert!(told.contains("(and 1 more)") && !told.contains("skipped"), "{told}");
 }

@@ -7,6 +7,7 @@ mod programs;
 mod abi;
 mod examples;
 mod held;
+mod leaving;
 mod memory;
 mod second_client;
 mod second_server;

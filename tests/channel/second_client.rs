@@ -35,7 +35,7 @@ const PARKED: u8 = 2;
 const NOT_FOUND: u8 = 3;
 const CHANGED: u8 = 5;
 
-struct SecondClient {
+pub struct SecondClient {
     socket: OwnedFd,
     memory: Memory,
     segments: usize,
@@ -64,6 +64,15 @@ impl SecondClient {
 
     /// Says HELLO with these features, of which the server must take those `agreed`.
     fn connect_with(path: &Path, segments: usize, size: usize, features: u64, agreed: u64) -> Self {
+        let client = Self::say_hello(path, segments, size, features);
+        let (welcome, descriptors) = receive(client.socket.as_fd());
+        assert_eq!(welcome, datagram![MAGIC, 2u16, 0u16, 2u16, 0u16, 0u32, agreed]);
+        assert!(descriptors.is_empty());
+        client
+    }
+
+    /// Says HELLO, and does not look at the answer.
+    pub fn say_hello(path: &Path, segments: usize, size: usize, features: u64) -> Self {
         let first = u32::MAX - 1;
         let (data, total) = Self::area_len(segments, size);
         let memfd = memfd_create(c"second", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
@@ -83,9 +92,6 @@ impl SecondClient {
         let hello = datagram![MAGIC, 1u16, 0u16, 2u16, 2u16, segments as u32, size as u32, 0xfeed_u64, features];
         assert_eq!(hello.len(), 36);
         send(socket.as_fd(), &hello, Some(memfd.as_fd()));
-        let (welcome, descriptors) = receive(socket.as_fd());
-        assert_eq!(welcome, datagram![MAGIC, 2u16, 0u16, 2u16, 0u16, 0u32, agreed]);
-        assert!(descriptors.is_empty());
         Self { socket, memory, segments, size, next: vec![first; segments] }
     }
 

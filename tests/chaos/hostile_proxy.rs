@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process;
+use std::process::{self, Command};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,13 +19,13 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt::Linger};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
 use crate::channel::Honest;
 use crate::library::Library;
 use crate::pair::start_daemon;
 use crate::procfs::Holdings;
-use crate::programs::Program;
+use crate::programs::{Program, program, skipped};
 use crate::roles::Proxy;
 use crate::seqpacket::{Area, FIRST_SEQUENCE, MAGIC, Peer, Sizes, get, hello, join};
 
@@ -468,6 +468,31 @@ fn a_flood_of_sessions_leaves_room_for_others() {
     let mut other = Proxy::start(&scene.library, "other");
     other.fetches(10);
     scene.end();
+}
+
+#[test]
+fn a_process_that_the_daemon_cannot_see_has_a_quota_of_its_own() {
+    let library = Library::new(&[1000]);
+    let mut command = Command::new("unshare");
+    command.args((!geteuid().is_root()).then_some("--map-root-user")).args(["--pid", "--fork", "--kill-child"]);
+    let probe = Program::run(Command::new("unshare").args(command.get_args()).arg("true"));
+    if !probe.status.success() {
+        return skipped(&format!("no PID namespace can be made here: {}", probe.stderr.trim()));
+    }
+    command.arg(program("simplecached_noasan")).arg("-v").arg("-c").arg(library.locals()).arg("-S");
+    let mut daemon = Program::start(command.arg(library.socket()));
+    daemon.until("serves", |daemon| daemon.stderr_so_far().contains("serving on"));
+    let area = Area::new(Sizes { segments: 1, segment_size: 824 });
+    let admitted: Vec<_> = (0..100)
+        .map(|_| Peer::connect(&library.socket()).expect("a connection"))
+        .filter(|peer| {
+            peer.send_with(&hello((2, 2), area.sizes), &[area.file.as_raw_fd()]).expect("HELLO");
+            peer.receive().is_some_and(|reply| reply[4] == 2)
+        })
+        .collect();
+    assert_eq!(admitted.len(), 64);
+    let mut other = Proxy::start(&library, "other");
+    other.fetches(10);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::fixture::{Cache, files};
-use crate::programs::{ERROR, Program, fetch, program};
+use crate::programs::{ERROR, Program, fetch, ok, program, skipped};
 
 /// Runs the program, which must fail with one line that contains all of `parts`.
 pub fn fails(command: &mut Command, parts: &[&str]) {
@@ -156,4 +156,75 @@ fn is_seqpacket_listener(path: &std::path::Path) -> bool {
 
     let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
     connect(client.as_raw_fd(), &UnixAddr::new(path).expect("short")).is_ok()
+}
+
+/// The webproxy, with limits of its own that a shell sets.
+fn limited(limits: &str, arguments: &[&str]) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{limits} && exec \"$0\" -p 0 \"$@\"")]).arg(program("webproxy_noasan"));
+    shell.args(["-S", "/nonexistent/socket"]).args(arguments);
+    shell
+}
+
+#[test]
+fn segments_that_cannot_be_had() {
+    let bytes = "bytes of shared memory";
+    fails(&mut limited("ulimit -f 1000", &[]), &["gfproxy: ", bytes, "File too large"]);
+    fails(&mut limited("ulimit -v 100000", &["-n", "256"]), &["gfproxy: ", bytes, "Cannot allocate memory"]);
+}
+
+#[test]
+fn more_memory_than_the_cgroup_allows() {
+    // Version 1 and 2, as root with a hierarchy of its own.
+    let groups = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new);
+    let files = ["memory.limit_in_bytes", "memory.max"];
+    let group = groups.into_iter().zip(files).find_map(|(root, file)| {
+        let group = root.join(format!("gfproxy-test-{}", std::process::id()));
+        fs::create_dir(&group).ok()?;
+        if fs::write(group.join(file), "25165824").is_err() {
+            fs::remove_dir(&group).expect("the group that was just made");
+            return None;
+        }
+        Some(group)
+    });
+    let Some(group) = group else {
+        return skipped("no memory cgroup can be made here: it takes root and a writable /sys/fs/cgroup");
+    };
+    let join = format!("echo $$ > {}/cgroup.procs", group.display());
+    let ended = Program::run(&mut limited(&join, &[]));
+    // Of a group whose process has just ended the kernel may say that it is busy.
+    while fs::remove_dir(&group).is_err() {
+        std::thread::yield_now();
+    }
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("allows 25165824 bytes"), "{ended:?}");
+}
+
+#[test]
+fn a_command_socket_that_was_removed_from_under_its_daemon_comes_back() {
+    let files = files(&[1000]);
+    let mut cache = Cache::start("simplecached_noasan", &files);
+    let (path, file) = files.first_key_value().expect("one");
+    let (socket, locals) = (cache.socket(), cache.locals());
+    let lock = socket.with_extension("lock");
+    let aside = locals.with_file_name("aside");
+    cache.daemon().until("serves", |_| socket.exists());
+    for round in 0..3 {
+        if round == 1 {
+            fs::remove_file(&lock).expect("the lock");
+        }
+        if round == 2 {
+            fs::rename(&socket, &aside).expect("rename");
+        } else {
+            fs::remove_file(&socket).expect("the socket");
+        }
+        let begun = |daemon: &Program| daemon.stderr_so_far().matches("was removed, and is made anew").count();
+        cache.daemon().until("is there again", |daemon| begun(daemon) == round + 1 && socket.exists() && lock.exists());
+        let mut webproxy =
+            Program::start(Command::new(program("webproxy_noasan")).args(["-p", "0", "-S"]).arg(&socket));
+        let port = webproxy.port();
+        assert_eq!(fetch(port, path), ok(file));
+        let mut second = Command::new(program("simplecached_noasan"));
+        fails(second.arg("-c").arg(&locals).arg("-S").arg(&socket), &["another simplecached serves this socket"]);
+    }
 }

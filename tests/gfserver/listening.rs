@@ -4,6 +4,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
+
 use crate::fixture::{Server, assert_same, command, ok, run};
 
 fn reachable(address: &str, port: u16) -> bool {
@@ -68,21 +70,40 @@ fn no_thread_at_all_is_refused() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "gfserver: nthreads is 0, and must be 1 or more\n");
 }
 
+/// A server that gets a listening socket as systemd hands it over: descriptor 3, and the process's own number in the
+/// environment, which only a shell that becomes the server knows.
+fn activate(listener: TcpListener, arguments: &[&str]) -> Server {
+    let server = command(arguments);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
+        .arg(server.get_program())
+        .args(server.get_args())
+        .stdin(OwnedFd::from(listener))
+        .stdout(Stdio::piped());
+    Server::spawn(&mut shell)
+}
+
 #[test]
 fn a_socket_of_the_service_manager_is_taken() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let port = listener.local_addr().expect("its address").port();
-    // As systemd does it: descriptor 3, and the process's own number in the environment, which only a shell that
-    // becomes the server knows.
-    let server_command = command(&["-p", "1"]);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
-        .arg(server_command.get_program())
-        .args(server_command.get_args())
-        .stdin(OwnedFd::from(listener))
-        .stdout(Stdio::piped());
-    let server = Server::spawn(&mut shell);
+    let server = activate(listener, &["-p", "1"]);
     assert_eq!(server.port, port);
     assert_same(&server.get("/size/100"), &ok(100, 100));
+}
+
+#[test]
+fn a_second_server_leaves_the_socket_alone_that_got_the_number_of_the_managers() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let mut server = activate(listener, &["-p", "0", "-a"]);
+    assert_same(&server.get("/size/100"), &ok(100, 100));
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.told("own socket"), 3);
+    let own = server.told("own port");
+    server.port = u16::try_from(server.told("port")).expect("a port");
+    assert_ne!(i64::from(server.port), own);
+    assert_same(&server.get("/size/100"), &ok(100, 100));
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait().success());
 }

@@ -2,13 +2,15 @@
  * The server that these tests talk to: a program of the C interface alone. What its handler does depends on the path.
  * Standard output tells what happened, a line "go" on standard input lets one held handler go on.
  *
- *   server -p port -t threads [-l address] [-d stop limit in ms] [-n descriptors] [-c cycles] [-k]
+ *   server -p port -t threads [-l address] [-d stop limit in ms] [-n descriptors] [-c cycles] [-k] [-a]
  *
+ * -a serves again, after it has got a listening socket of its own.
  * -k takes SIGTERM in a signal handler on the thread that serves, as the kit's mains do, not in a thread of its own.
  */
 #include "gfserver.h"
 
 #include <dirent.h>
+#include <netinet/in.h>
 #include <semaphore.h>
 #include <stdbool.h>
 #include <sys/resource.h>
@@ -246,7 +248,7 @@ int main(int argc, char **argv) {
     unsigned limit = UINT_MAX;
     int threads = 4, cycles = 0;
     const char *address = NULL;
-    bool in_handler = false;
+    bool in_handler = false, again = false;
     struct rlimit descriptors;
 
     sigemptyset(&term);
@@ -254,7 +256,7 @@ int main(int argc, char **argv) {
     sem_init(&go, 0, 0);
     for (size_t i = 0; i < sizeof pattern; i++)
         pattern[i] = (char)(i % 251);
-    for (int option; (option = getopt(argc, argv, "p:t:l:d:n:c:k")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "p:t:l:d:n:c:ka")) != -1;) {
         switch (option) {
         case 'p': port = (unsigned short)atoi(optarg); break;
         case 't': threads = atoi(optarg); break;
@@ -266,6 +268,7 @@ int main(int argc, char **argv) {
             break;
         case 'c': cycles = atoi(optarg); break;
         case 'k': in_handler = true; break;
+        case 'a': again = true; break;
         default: return 2;
         }
     }
@@ -275,5 +278,16 @@ int main(int argc, char **argv) {
     }
     prepare(port, threads, address, limit);
     serve_once(in_handler);
+    if (again) {
+        struct sockaddr_in name = {0};
+        socklen_t size = sizeof name;
+        int own = socket(AF_INET, SOCK_STREAM, 0);
+
+        say("own socket", listen(own, 1) == 0 ? own : -1);
+        getsockname(own, (struct sockaddr *)&name, &size);
+        say("own port", ntohs(name.sin_port));
+        prepare(port, threads, address, limit);
+        serve_once(in_handler);
+    }
     return 0;
 }

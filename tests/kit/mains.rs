@@ -228,3 +228,24 @@ fn part_2_mains_serve_from_the_cache() {
         }
     }
 }
+
+#[test]
+fn mains_that_are_started_without_standard_descriptors_have_dev_null_there() {
+    let origin = StaticOrigin::start(files(&SIZES));
+    for kit in kits(Part::Origin) {
+        let to = tempfile::tempdir().expect("a directory");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$0\" -p 0 -t 4 <&- >&- 2>&-"]).arg(kit.link(false, to.path()));
+        let mut webproxy = Program::start(
+            shell.env("GFPROXY_ORIGIN", origin.url()).env("GFPROXY_LOG", "trace").current_dir(to.path()),
+        );
+        let port = webproxy.port();
+        for (path, file) in files(&SIZES) {
+            assert!(fetch(port, &path) == ok(&file), "{path} of {kit:?} differs");
+        }
+        for number in 0..3 {
+            let is = fs::read_link(format!("/proc/{}/fd/{number}", webproxy.pid())).expect("it is open");
+            assert_eq!(is, Path::new("/dev/null"), "{number} of {kit:?}");
+        }
+    }
+}

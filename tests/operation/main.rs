@@ -14,4 +14,5 @@ mod static_origin;
 mod documents;
 mod logs;
 mod metrics;
+mod stdio;
 mod stuck;

@@ -15,6 +15,8 @@ impl Workload {
         let name = file.display();
         let text = fs::read(file).map_err(|e| format!("cannot read workload file {name}: {e}"))?;
         let mut paths = Vec::new();
+        // A byte order mark, which some editors write, is no part of the first path.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
         for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
             for word in line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
                 if word[0] != b'/' {

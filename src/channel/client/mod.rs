@@ -10,7 +10,7 @@ mod session;
 mod transfer;
 mod witness;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +21,15 @@ use std::{io, process};
 use log::{Level, info, log, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 use parking_lot::{Condvar, Mutex};
 
-use super::address::default_socket;
+use super::address::{default_socket, settled_socket};
+use super::arena::{Arena, MemoryError};
 use super::layout::{Layout, LayoutError, MAX_RING};
 use crate::sys::process::spawn;
 use crate::sys::seqpacket::SeqPacket;
+use crate::sys::standard;
 pub use error::{Absence, OpenError, TransferError};
 use gate::Gate;
 use session::{ConnectError, Greeted, Session};
@@ -70,6 +72,9 @@ pub enum ClientError {
     /// The sizes are out of range.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// The system gave no memory for the segments.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// The system gave no thread or descriptor.
     #[error("cannot start the channel: {0}")]
     Io(#[from] io::Error),
@@ -109,6 +114,8 @@ struct State {
 struct Shared {
     config: ClientConfig,
     layout: Layout,
+    /// Memory for the first session: where it cannot be had, that shows at the start.
+    reserved: Mutex<Option<(Arena, OwnedFd)>>,
     state: Mutex<State>,
     changed: Condvar,
     /// For long transfers over small segments.
@@ -130,13 +137,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts a client. The daemon need not be there yet.
-    pub fn start(config: ClientConfig) -> Result<Self, ClientError> {
+    /// Starts a client and reserves its memory. The daemon need not be there yet.
+    pub fn start(mut config: ClientConfig) -> Result<Self, ClientError> {
+        config.socket = settled_socket(&config.socket);
         let layout = Layout::new(config.segments, config.segment_size)?;
-        let poke = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(io::Error::from)?;
+        standard::fill();
+        let memory = Arena::create(layout)?;
+        let poke = standard::event().map_err(io::Error::from)?;
         let shared = Arc::new(Shared {
             config,
             layout,
+            reserved: Mutex::new(Some(memory)),
             state: Mutex::default(),
             changed: Condvar::new(),
             gate: Gate::new(streams(layout.segments)),
@@ -274,6 +285,7 @@ impl Shared {
                     let level = if error.may_pass() { Level::Info } else { Level::Warn };
                     self.state.lock().reason = Some(error.to_string());
                     tell(&mut told, level, format!("no cache daemon at {}: {error}", self.config.socket.display()));
+                    (pause, hurry) = (error.patience(pause), error.patience(hurry));
                 }
             }
             if !self.rest(pause, hurry) {
@@ -285,7 +297,8 @@ impl Shared {
 
     /// Shakes hands with a daemon.
     fn connect(&self, id: u64) -> Result<Session, ConnectError> {
-        let greeted = Greeted::connect(&self.config.socket, self.layout, id)?;
+        let memory = || self.reserved.lock().take().map_or_else(|| Arena::create(self.layout), Ok);
+        let greeted = Greeted::connect(&self.config.socket, id, memory)?;
         self.watch(&greeted.socket, None, || self.state.lock().stopped);
         greeted.finish()
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -16,13 +16,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::held::Asked;
 use super::pool::Pool;
 use super::witness::Witnesses;
-use crate::channel::arena::Arena;
-use crate::channel::layout::{FIRST_SEQUENCE, Layout};
+use crate::channel::arena::{Arena, MemoryError};
+use crate::channel::layout::FIRST_SEQUENCE;
 use crate::channel::owner::{is_trusted, stranger, user};
 use crate::channel::ring::{self, Area, Consumer, Violation};
 use crate::channel::wire::{FEATURE_HELD, FEATURE_WITNESS, Hello, HelloReply, MAX_WITNESS, VERSION, Witness};
 use crate::sys::process;
 use crate::sys::seqpacket::SeqPacket;
+
+/// How soon to try again with a daemon that refused, and where there is no memory.
+const RETRY_REFUSED: Duration = Duration::from_millis(200);
+const RETRY_MEMORY: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -59,11 +63,20 @@ pub(crate) enum ConnectError {
     #[error("{0}")]
     Refused(String),
     /// The memory cannot be had.
-    #[error("no shared memory: {0}")]
-    Memory(#[source] io::Error),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
 }
 
 impl ConnectError {
+    /// How soon to try again at the earliest, where `usual` is too soon: the daemon has had memory for nothing, or there is none.
+    pub(crate) fn patience(&self, usual: Duration) -> Duration {
+        match self {
+            Self::Absent(_) => usual,
+            Self::Refused(_) => RETRY_REFUSED.max(usual),
+            Self::Memory(_) => RETRY_MEMORY,
+        }
+    }
+
     /// Whether the start of a daemon mends it.
     pub(crate) fn may_pass(&self) -> bool {
         let Self::Absent(error) = self else { return false };
@@ -72,8 +85,12 @@ impl ConnectError {
 }
 
 impl Greeted {
-    /// Connects and says HELLO.
-    pub(crate) fn connect(path: &Path, layout: Layout, id: u64) -> Result<Self, ConnectError> {
+    /// Connects and says HELLO, with `memory` that nobody else has seen.
+    pub(crate) fn connect(
+        path: &Path,
+        id: u64,
+        memory: impl FnOnce() -> Result<(Arena, OwnedFd), MemoryError>,
+    ) -> Result<Self, ConnectError> {
         if let Some(what) = stranger(path) {
             return Err(ConnectError::Refused(format!("{what}: remove it, or choose another socket")));
         }
@@ -89,7 +106,8 @@ impl Greeted {
         if !is_trusted(uid) {
             return Err(ConnectError::Refused(format!("pid {pid} runs as {}, not as this user", user(uid))));
         }
-        let (arena, memory) = Arena::create(layout).map_err(ConnectError::Memory)?;
+        let (arena, memory) = memory()?;
+        let layout = arena.layout();
         // A daemon's paths say nothing where they may lead elsewhere.
         let features = FEATURE_HELD | if process::sees_the_files_of(pid) { FEATURE_WITNESS } else { 0 };
         let hello = Hello {

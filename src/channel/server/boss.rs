@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::unistd::getpid;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::peer::Peer;
 use super::session::Session;
@@ -20,7 +19,9 @@ use crate::channel::arena::Arena;
 use crate::channel::layout::Layout;
 use crate::channel::owner::is_trusted;
 use crate::channel::wire::{Hello, HelloReply, VERSION};
-use crate::sys::seqpacket::Received;
+use crate::sys::seqpacket::{Process, Received};
+use crate::sys::standard;
+use crate::sys::watch::Watch;
 
 /// How long a proxy may take from connect to HELLO.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
@@ -33,17 +34,20 @@ const PARKED_LIMIT: Duration = Duration::from_secs(60);
 const ACCEPT_BURST: usize = 32;
 /// How often the boss looks for what is overdue, while there is anybody.
 const TICK_MS: u16 = 250;
+/// How often a command socket whose file cannot be made anew is tried again.
+const RESTORE_PAUSE: Duration = Duration::from_secs(1);
 /// How long accepting rests when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const LISTENER: u64 = u64::MAX;
+const WATCH: u64 = u64::MAX - 1;
 /// A number is either a newcomer's, its session's afterwards, or none's.
 const FIRST_ID: u64 = STOP + 1;
 
 /// A connection that has not said HELLO yet.
 struct Newcomer {
     socket: Peer,
-    pid: i32,
+    process: Process,
     since: Instant,
 }
 
@@ -56,14 +60,24 @@ pub(super) struct Boss {
     /// The processes of the sessions, where the kernel tells of them.
     processes: HashMap<u64, OwnedFd>,
     accept_again: Option<Instant>,
+    /// Tells when the command socket's file may be gone. None where the kernel has no watch to spare.
+    watch: Option<Watch>,
+    /// The file is gone and cannot be made anew yet.
+    restore_again: Option<Instant>,
 }
 
 impl Boss {
     pub(super) fn new(shared: Arc<Shared>, bound: BoundSocket) -> io::Result<Self> {
-        let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let events = standard::epoll()?;
         events.add(shared.stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         events.add(bound.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        let watch = Watch::new().ok().filter(|watch| {
+            watch.look_at(&bound.path);
+            events.add(watch.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WATCH)).is_ok()
+        });
         Ok(Self {
+            watch,
+            restore_again: None,
             shared,
             bound,
             events,
@@ -78,7 +92,7 @@ impl Boss {
         let mut events = [EpollEvent::empty(); 32];
         while !self.shared.stopping() {
             let idle = self.newcomers.is_empty() && self.processes.is_empty() && self.accept_again.is_none();
-            let idle = idle && self.shared.sessions.read().is_empty();
+            let idle = idle && self.restore_again.is_none() && self.shared.sessions.read().is_empty();
             let timeout = if idle { EpollTimeout::NONE } else { EpollTimeout::from(TICK_MS) };
             let ready = match self.events.wait(&mut events, timeout) {
                 Ok(ready) => ready,
@@ -90,6 +104,7 @@ impl Boss {
                 match event.data() {
                     STOP => return,
                     LISTENER => has_waiting = true,
+                    WATCH => self.keep_in_place(),
                     id if self.newcomers.contains_key(&id) => self.greet(id),
                     id => self.bury(id),
                 }
@@ -110,7 +125,7 @@ impl Boss {
             Ok(socket) => Peer::new(socket),
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {
-                    self.shared.complaints.warn(getpid().as_raw(), format_args!("cannot accept a proxy: {error}"));
+                    self.shared.complaints.warn(Process::own(), format_args!("cannot accept a proxy: {error}"));
                     self.shared.store.close_some();
                     self.listen_for(EpollFlags::empty());
                     self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
@@ -119,45 +134,84 @@ impl Boss {
             }
         };
         match socket.peer() {
-            Ok(peer) if is_trusted(peer.uid()) => self.admit(socket, peer.pid()),
-            Ok(peer) => self.refuse(&socket, peer.pid(), &format!("user {} is not this daemon's", peer.uid())),
+            Ok(peer) if is_trusted(peer.uid()) => {
+                let process = socket.process(&peer);
+                self.admit(socket, process);
+            }
+            Ok(peer) => {
+                self.refuse(&socket, socket.process(&peer), &format!("user {} is not this daemon's", peer.uid()))
+            }
             Err(error) => warn!("a proxy without credentials: {error}"),
         }
         true
     }
 
+    /// Makes the command socket anew where somebody removed its file.
+    fn keep_in_place(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.forget_events();
+        }
+        if self.bound.is_in_place() {
+            self.restore_again = None;
+            return;
+        }
+        // Those that found the old one.
+        while self.accept() {}
+        let path = self.bound.path.display().to_string();
+        match self.bound.restore() {
+            Ok(()) => {
+                warn!("{path}: was removed, and is made anew");
+                self.restore_again = None;
+                if let Err(errno) =
+                    self.events.add(self.bound.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))
+                {
+                    warn!("epoll_ctl: {errno}");
+                }
+                if let Some(watch) = &self.watch {
+                    watch.look_at(&self.bound.path);
+                }
+            }
+            Err(error) => {
+                if self.restore_again.is_none() {
+                    warn!("{path}: was removed, and cannot be made anew yet: {error}");
+                }
+                self.restore_again = Some(Instant::now() + RESTORE_PAUSE);
+            }
+        }
+    }
+
     /// Waits for the HELLO of a new connection; where too many have not said it yet, one goes.
-    fn admit(&mut self, socket: Peer, pid: i32) {
+    fn admit(&mut self, socket: Peer, process: Process) {
         if self.newcomers.len() >= MAX_NEWCOMERS
             && let Some(newcomer) = self.least_welcome().and_then(|id| self.newcomers.remove(&id))
         {
-            let pid = newcomer.pid;
-            let what = format_args!("pid {pid} dropped: {MAX_NEWCOMERS} others connected before it said HELLO");
-            self.shared.complaints.warn(pid, what);
+            let process = newcomer.process;
+            let what = format_args!("{process} dropped: {MAX_NEWCOMERS} others connected before it said HELLO");
+            self.shared.complaints.warn(process, what);
         }
         let id = self.next_id;
         self.next_id += 1;
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, id);
         match self.events.add(socket.as_fd(), event) {
             Ok(()) => {
-                self.newcomers.insert(id, Newcomer { socket, pid, since: Instant::now() });
+                self.newcomers.insert(id, Newcomer { socket, process, since: Instant::now() });
             }
-            Err(errno) => self.shared.complaints.warn(pid, format_args!("pid {pid} dropped: epoll_ctl: {errno}")),
+            Err(errno) => self.shared.complaints.warn(process, format_args!("{process} dropped: epoll_ctl: {errno}")),
         }
     }
 
     /// The oldest of the process that has the most: a flood keeps out none but itself.
     fn least_welcome(&self) -> Option<u64> {
-        let mut counts: HashMap<i32, usize> = HashMap::new();
+        let mut counts: HashMap<Process, usize> = HashMap::new();
         for newcomer in self.newcomers.values() {
-            *counts.entry(newcomer.pid).or_default() += 1;
+            *counts.entry(newcomer.process).or_default() += 1;
         }
-        let rank = |newcomer: &Newcomer| (counts[&newcomer.pid], Reverse(newcomer.since));
+        let rank = |newcomer: &Newcomer| (counts[&newcomer.process], Reverse(newcomer.since));
         self.newcomers.iter().max_by_key(|(_, newcomer)| rank(newcomer)).map(|(&id, _)| id)
     }
 
-    fn refuse(&self, socket: &Peer, pid: i32, reason: &str) {
-        self.shared.complaints.warn(pid, format_args!("pid {pid} refused: {reason}"));
+    fn refuse(&self, socket: &Peer, process: Process, reason: &str) {
+        self.shared.complaints.warn(process, format_args!("{process} refused: {reason}"));
         // A peer that does not take its refusal just sees the end of the connection.
         let _ = socket.send(&HelloReply::Refused(reason.to_owned()).encode(), None);
     }
@@ -165,7 +219,7 @@ impl Boss {
     /// Reads a newcomer's HELLO and makes it a session, or drops it.
     fn greet(&mut self, id: u64) {
         let Some(newcomer) = self.newcomers.get(&id) else { return };
-        let greeted = match self.shared.refuses(newcomer.pid) {
+        let greeted = match self.shared.refuses(newcomer.process) {
             Some(reason) => Err(reason),
             None => match read_hello(&newcomer.socket, self.shared.features()) {
                 Ok(Some(greeted)) => Ok(greeted),
@@ -173,24 +227,24 @@ impl Boss {
                 Err(reason) => Err(reason),
             },
         };
-        let Some(Newcomer { socket, pid, .. }) = self.newcomers.remove(&id) else { return };
+        let Some(Newcomer { socket, process, .. }) = self.newcomers.remove(&id) else { return };
         let _ = self.events.delete(socket.as_fd());
         let (arena, features) = match greeted {
             Ok(greeted) => greeted,
-            Err(reason) => return self.refuse(&socket, pid, &reason),
+            Err(reason) => return self.refuse(&socket, process, &reason),
         };
         let welcome = HelloReply::Welcome { version: VERSION, features };
         if let Err(error) = socket.send(&welcome.encode(), None) {
-            return self.shared.complaints.warn(pid, format_args!("pid {pid} dropped: {error}"));
+            return self.shared.complaints.warn(process, format_args!("{process} dropped: {error}"));
         }
-        if let Ok(process) = socket.peer_pidfd()
-            && self.events.add(process.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id)).is_ok()
+        if let Ok(life) = socket.peer_pidfd()
+            && self.events.add(life.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id)).is_ok()
         {
-            self.processes.insert(id, process);
+            self.processes.insert(id, life);
         }
         let layout = arena.layout();
-        info!("session {id} (pid {pid}): {} segments of {} bytes", layout.segments, layout.segment_size);
-        let session = Arc::new(Session::new(id, pid, socket, arena));
+        info!("session {id} ({process}): {} segments of {} bytes", layout.segments, layout.segment_size);
+        let session = Arc::new(Session::new(id, process, socket, arena));
         self.shared.counters.session();
         self.shared.sessions.write().insert(id, Arc::clone(&session));
         if let Err(errno) = self.shared.requests.add(session.socket.as_fd(), EpollEvent::new(worker::ARMED, id)) {
@@ -214,8 +268,8 @@ impl Boss {
         self.newcomers.retain(|_, newcomer| {
             let in_time = now.duration_since(newcomer.since) < HELLO_LIMIT;
             if !in_time {
-                let (pid, limit) = (newcomer.pid, HELLO_LIMIT.as_secs());
-                complaints.warn(pid, format_args!("pid {pid} dropped: no HELLO within {limit} s"));
+                let (process, limit) = (newcomer.process, HELLO_LIMIT.as_secs());
+                complaints.warn(process, format_args!("{process} dropped: no HELLO within {limit} s"));
             }
             in_time
         });
@@ -225,6 +279,9 @@ impl Boss {
             sessions.values().for_each(|session| session.forget_parked(limit));
         }
         drop(sessions);
+        if self.restore_again.is_some_and(|at| at <= now) {
+            self.keep_in_place();
+        }
         if self.accept_again.is_some_and(|at| at <= now) {
             self.accept_again = None;
             self.listen_for(EpollFlags::EPOLLIN);

@@ -17,16 +17,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use log::info;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::eventfd::EventFd;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::{Mutex, RwLock};
 
-use super::address::{BindError, BoundSocket, default_socket};
+use super::address::{BindError, BoundSocket, default_socket, settled_socket};
 use super::store::Store;
 use super::wire::{FEATURE_HELD, FEATURE_WITNESS};
 use crate::logging::Limiter;
-use crate::sys::process;
+use crate::sys::seqpacket::Process;
+use crate::sys::{process, standard};
 use session::Session;
 use stats::Counters;
 pub use stats::ServerStats;
@@ -77,7 +78,7 @@ pub(crate) struct Shared {
     /// The descriptors that this process may have.
     descriptors: usize,
     /// By the peer's process.
-    complaints: Limiter<i32>,
+    complaints: Limiter<Process>,
     /// The sessions' sockets, each for one event at a time.
     requests: Epoll,
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
@@ -136,14 +137,14 @@ impl Shared {
     }
 
     /// Why one more session of a process is too many, if it is.
-    fn refuses(&self, pid: i32) -> Option<String> {
+    fn refuses(&self, process: Process) -> Option<String> {
         let sessions = self.sessions.read();
         // Two descriptors each; the files need theirs, too.
         let most = MAX_SESSIONS.min(self.descriptors / 8).max(1);
         if sessions.len() >= most {
             return Some(format!("{most} proxies are connected"));
         }
-        let of_this = sessions.values().filter(|session| session.pid == pid).count();
+        let of_this = sessions.values().filter(|session| session.process == process).count();
         let too_many = of_this >= MAX_SESSIONS_OF_A_PROCESS;
         too_many.then(|| format!("this process has {MAX_SESSIONS_OF_A_PROCESS} sessions"))
     }
@@ -163,10 +164,10 @@ impl Shared {
         match fault {
             Some(fault) => {
                 self.counters.dropped();
-                let (id, pid) = (session.id, session.pid);
-                self.complaints.warn(pid, format_args!("session {id} (pid {pid}) dropped: {fault}"));
+                let (id, process) = (session.id, session.process);
+                self.complaints.warn(process, format_args!("session {id} ({process}) dropped: {fault}"));
             }
-            None => info!("session {} (pid {}) ended", session.id, session.pid),
+            None => info!("session {} ({}) ended", session.id, session.process),
         }
         let _ = self.requests.delete(session.socket.as_fd());
         self.sessions.write().remove(&session.id);
@@ -183,13 +184,11 @@ pub struct Server {
 impl Server {
     /// Binds the command socket and starts the threads.
     pub fn start(config: &ServerConfig, store: Arc<dyn Store>) -> Result<Self, ServerError> {
-        let bound = if config.inherit {
-            BoundSocket::inherit_or_bind(&config.socket)?
-        } else {
-            BoundSocket::bind(&config.socket)?
-        };
-        let requests = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
-        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(io::Error::from)?;
+        standard::fill();
+        let socket = settled_socket(&config.socket);
+        let bound = if config.inherit { BoundSocket::inherit_or_bind(&socket)? } else { BoundSocket::bind(&socket)? };
+        let requests = standard::epoll().map_err(io::Error::from)?;
+        let stop = standard::event().map_err(io::Error::from)?;
         requests.add(stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP)).map_err(io::Error::from)?;
         let shared = Arc::new(Shared {
             store,

@@ -14,6 +14,7 @@ use crate::channel::layout::Validator;
 use crate::channel::ring::{self, Area};
 use crate::channel::store::OpenFile;
 use crate::channel::wire::Witness;
+use crate::sys::seqpacket::Process;
 
 /// A file whose transfers stopped before its end. They go on with it, whatever the store says then.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Turns {
 
 pub(super) struct Session {
     pub(crate) id: u64,
-    pub(crate) pid: i32,
+    pub(crate) process: Process,
     pub(super) socket: Peer,
     pub(crate) arena: Arena,
     /// For each segment, in private memory: a lease runs on its control words, and no second one may.
@@ -63,10 +64,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(id: u64, pid: i32, socket: Peer, arena: Arena) -> Self {
+    pub(super) fn new(id: u64, process: Process, socket: Peer, arena: Arena) -> Self {
         let leased = (0..arena.layout().segments).map(|_| AtomicBool::new(false)).collect();
         let turns = Mutex::new(Turns { serving: 0, armed: true });
-        Self { id, pid, socket, arena, leased, parked: Mutex::default(), turns, ended: AtomicBool::new(false) }
+        Self { id, process, socket, arena, leased, parked: Mutex::default(), turns, ended: AtomicBool::new(false) }
     }
 
     /// Begins a lease on a segment. False if the segment does not exist or is leased already.

@@ -1,6 +1,7 @@
 //! The workers: each waits for requests of all sessions and serves one at a time, from its datagram to the end of its
 //! lease. The kernel's queues are the queue: a request is read by the worker that serves it, without a hand-off.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use super::{STOP, Shared, session::Session};
 use crate::channel::layout::Kind;
 use crate::channel::ring::{Area, MAX_RUN, Producer, Run, SMALL, Violation};
-use crate::channel::store::{OpenFile, StoreError};
+use crate::channel::store::{OpenFile, Store, StoreError};
 use crate::channel::wire::{Get, Known, MAX_DATAGRAM};
 
 /// How long a worker waits for a proxy that releases nothing before it parks the transfer: while other workers are idle,
@@ -64,7 +65,9 @@ fn take_turn(shared: &Shared, session: &Arc<Session>, buffer: &mut [u8]) {
         Ok(received) if received.is_end() => return shared.end_session(session, None),
         Ok(received) => received,
         // Another worker was faster.
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return arm(shared, session),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return arm(shared, session),
+        // It left without having read all that it was sent.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => return shared.end_session(session, None),
         Err(error) => return shared.end_session(session, Some(&error.to_string())),
     };
     if session.begin_turn(shared.turns_per_session()) {
@@ -149,6 +152,13 @@ fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), V
     }
 }
 
+/// Asks the store, which may be the program's own. A panic of its costs the request, not the session.
+fn open_without_panic(store: &dyn Store, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
+    // The panic hook has told where and why.
+    catch_unwind(AssertUnwindSafe(|| store.open(key)))
+        .unwrap_or_else(|_| Err(StoreError::Failed("it panicked".to_owned())))
+}
+
 impl Lease<'_> {
     /// The file that the request asks for, or how the lease ends without it.
     fn open(&self, get: &Get<'_>) -> Result<Arc<OpenFile>, Kind> {
@@ -164,7 +174,7 @@ impl Lease<'_> {
         {
             return Ok(file);
         }
-        let opened = self.shared.store.open(get.key);
+        let opened = open_without_panic(&*self.shared.store, get.key);
         // Before anybody hears of what it is now.
         self.shared.tell_epoch();
         let file = opened.map_err(|error| {
@@ -212,8 +222,8 @@ impl Lease<'_> {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    let (id, pid) = (self.session.id, self.session.pid);
-                    self.shared.complaints.warn(pid, format_args!("session {id}: read at {at}: {error}"));
+                    let (id, process) = (self.session.id, self.session.process);
+                    self.shared.complaints.warn(process, format_args!("session {id}: read at {at}: {error}"));
                     self.end(Kind::Failed);
                     return Ok(());
                 }

@@ -108,6 +108,7 @@ impl From<ClientError> for shm_channel_error_t {
         error!("shm_channel_client_create: {error}");
         match error {
             ClientError::Layout(error) => error.into(),
+            ClientError::Memory(reason) => system(SHM_CHANNEL_SYSTEM, &reason.error),
             ClientError::Io(reason) => system(SHM_CHANNEL_SYSTEM, &reason),
         }
     }
