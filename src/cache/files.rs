@@ -14,6 +14,10 @@ use super::catalog::Catalog;
 use super::regular::open_regular;
 use crate::channel::{LOOKS, OpenFile, StoreError};
 
+/// A file that nobody asked for so long is closed: its name may be gone, and its blocks are to come free within the minute
+/// that docs/locals.md promises. Whoever asks sees that himself.
+const KEPT_FOR: Duration = Duration::from_secs(20);
+
 /// At most so many descriptors are kept, whatever the limit allows.
 const MOST_KEPT: usize = 16384;
 
@@ -23,12 +27,19 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 /// At most so many such files are remembered.
 const MOST_BUSY: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
+#[derive(Debug)]
+struct Kept {
+    file: Arc<OpenFile>,
+    /// When it was last asked for.
+    used: Instant,
+}
+
 /// A catalog with its open files.
 #[derive(Debug)]
 pub struct Files {
     catalog: Catalog,
     /// By path, as the catalog has it: many keys may lead to one file.
-    kept: Mutex<LruCache<Box<[u8]>, Arc<OpenFile>>>,
+    kept: Mutex<LruCache<Box<[u8]>, Kept>>,
     /// Those that are written all the time, by path, and when that was last seen.
     busy: Mutex<LruCache<Box<[u8]>, Instant>>,
     /// Beyond so many open files, those of transfers included, fewer are kept.
@@ -59,7 +70,10 @@ impl Files {
     /// descriptor does not show that a name is another file's, nor on overlayfs that the name is gone.
     pub fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
         let entry = self.catalog.find(key).ok_or(StoreError::NotFound)?;
-        let kept = self.kept.lock().get(self.catalog.path_bytes(entry)).map(Arc::clone);
+        let kept = self.kept.lock().get_mut(self.catalog.path_bytes(entry)).map(|kept| {
+            kept.used = Instant::now();
+            Arc::clone(&kept.file)
+        });
         match kept.filter(|file| file.is_found()) {
             Some(file) => Ok(file),
             None => self.open_path(entry),
@@ -99,7 +113,7 @@ impl Files {
 
     fn keep(&self, entry: u32, file: Arc<OpenFile>) {
         // What falls out is closed after the lock, and once no transfer uses it.
-        let gone = self.kept.lock().push(self.catalog.path_bytes(entry).into(), file);
+        let gone = self.kept.lock().push(self.catalog.path_bytes(entry).into(), Kept { file, used: Instant::now() });
         drop(gone);
     }
 
@@ -130,6 +144,18 @@ impl Files {
             if evicted.is_none() {
                 return;
             }
+        }
+    }
+
+    /// See [`crate::channel::Store::take_idle`].
+    pub fn take_idle(&self, now: Instant) -> (Vec<Arc<OpenFile>>, Option<Instant>) {
+        let (mut kept, mut idle) = (self.kept.lock(), Vec::new());
+        loop {
+            let next = kept.peek_lru().map(|(_, kept)| kept.used + KEPT_FOR);
+            if next.is_none_or(|next| next > now) {
+                return (idle, next);
+            }
+            idle.extend(kept.pop_lru().map(|(_, kept)| kept.file));
         }
     }
 
@@ -246,6 +272,22 @@ mod tests {
         assert!(matches!(files.open(b"/0"), Err(StoreError::NotFound)));
         assert_eq!(files.kept.lock().len(), 0);
         assert_eq!(read(&first), "changed in place", "a transfer goes on with the inode that it began with");
+    }
+
+    #[test]
+    fn a_file_that_nobody_asks_for_is_closed_after_20_seconds() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = files(directory.path(), 2, 4000);
+        assert!(files.take_idle(Instant::now()).1.is_none(), "nothing to come back for");
+        files.open(b"/0").expect("it is there");
+        let opened = Instant::now();
+        files.open(b"/1").expect("it is there");
+        let (idle, next) = files.take_idle(opened);
+        assert!(idle.is_empty() && next.is_some_and(|next| next <= opened + Duration::from_secs(20)));
+        let (idle, next) = files.take_idle(opened + Duration::from_secs(20));
+        assert_eq!(idle.iter().map(|file| read(file)).collect::<Vec<_>>(), ["0"]);
+        assert!(next.is_some_and(|next| next > opened + Duration::from_secs(20)));
+        assert!(files.take_idle(opened + Duration::from_secs(60)).1.is_none());
     }
 
     #[test]

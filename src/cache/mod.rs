@@ -74,6 +74,10 @@ impl Store for LocalFiles {
         self.delay.is_zero().then(|| self.epoch.load(Ordering::Acquire))
     }
 
+    fn take_idle(&self, now: Instant) -> (Vec<Arc<OpenFile>>, Option<Instant>) {
+        self.files.read().take_idle(now)
+    }
+
     fn close_some(&self) {
         self.files.read().close_some();
     }

@@ -44,6 +44,12 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// Gives out the files that are kept open and were not asked for in a while, to be closed by the caller, and says when the
+    /// next one will be due: one whose name is gone keeps its blocks.
+    fn take_idle(&self, _now: Instant) -> (Vec<Arc<OpenFile>>, Option<Instant>) {
+        (Vec::new(), None)
+    }
+
     /// Descriptors have run out: closes files that are kept open in case they are asked for again, where there are any.
     fn close_some(&self) {}
 }

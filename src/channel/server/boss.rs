@@ -19,6 +19,7 @@ use crate::channel::arena::Arena;
 use crate::channel::layout::Layout;
 use crate::channel::owner::is_trusted;
 use crate::channel::wire::{Hello, HelloReply, VERSION};
+use crate::sys::process;
 use crate::sys::seqpacket::{Process, Received};
 use crate::sys::standard;
 use crate::sys::watch::Watch;
@@ -64,6 +65,8 @@ pub(super) struct Boss {
     watch: Option<Watch>,
     /// The file is gone and cannot be made anew yet.
     restore_again: Option<Instant>,
+    /// When the store has a file to close that nobody asked for.
+    next_idle: Option<Instant>,
 }
 
 impl Boss {
@@ -85,6 +88,7 @@ impl Boss {
             newcomers: HashMap::new(),
             processes: HashMap::new(),
             accept_again: None,
+            next_idle: None,
         })
     }
 
@@ -93,7 +97,11 @@ impl Boss {
         while !self.shared.stopping() {
             let idle = self.newcomers.is_empty() && self.processes.is_empty() && self.accept_again.is_none();
             let idle = idle && self.restore_again.is_none() && self.shared.sessions.read().is_empty();
-            let timeout = if idle { EpollTimeout::NONE } else { EpollTimeout::from(TICK_MS) };
+            let timeout = match self.next_idle {
+                _ if !idle => EpollTimeout::from(TICK_MS),
+                Some(next) => until(next),
+                None => EpollTimeout::NONE,
+            };
             let ready = match self.events.wait(&mut events, timeout) {
                 Ok(ready) => ready,
                 Err(Errno::EINTR) => 0,
@@ -282,6 +290,12 @@ impl Boss {
         if self.restore_again.is_some_and(|at| at <= now) {
             self.keep_in_place();
         }
+        let (idle, next) = self.shared.store.take_idle(now);
+        self.next_idle = next;
+        if !idle.is_empty() {
+            // On a file system that is away a close takes its time. Without a thread they are closed here.
+            drop(process::spawn("closer", move || drop(idle)));
+        }
         if self.accept_again.is_some_and(|at| at <= now) {
             self.accept_again = None;
             self.listen_for(EpollFlags::EPOLLIN);
@@ -293,6 +307,12 @@ impl Boss {
             warn!("epoll_ctl: {errno}");
         }
     }
+}
+
+/// A time-out in whole milliseconds that is not over before `then`.
+fn until(then: Instant) -> EpollTimeout {
+    let left = then.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
 }
 
 /// The memory that a HELLO brings, and which of `features` it knows; None if there is no HELLO yet; else why the proxy is refused.
