@@ -37,9 +37,13 @@ pub(super) struct ContentRange {
 pub(super) struct Head {
     /// The number in the status line, 0 where there is none.
     pub(super) status: u16,
+    /// Whether the protocol itself marks the end of a body, as HTTP/2 and later do.
+    is_framed: bool,
     content_length: Length,
     /// What `Transfer-Encoding`, which overrides a length, says of it.
     transfer_length: Option<Length>,
+    /// Whether there is a `Transfer-Encoding`, be it one that encodes nothing.
+    has_transfer_encoding: bool,
     pub(super) encoding: Encoding,
     content_range: Option<Vec<u8>>,
     /// Whether the body is a list of ranges, each with a head of its own.
@@ -58,7 +62,12 @@ impl Head {
     pub(super) fn line(&mut self, line: &[u8]) {
         let line = line.trim_ascii_end();
         if line.starts_with(b"HTTP/") {
-            *self = Self { status: status(line), place: mem::take(&mut self.place), ..Self::default() };
+            *self = Self {
+                status: status(line),
+                is_framed: !line.starts_with(b"HTTP/1"),
+                place: mem::take(&mut self.place),
+                ..Self::default()
+            };
         } else if line.is_empty() {
             self.complete = true;
         } else if !self.complete
@@ -78,14 +87,16 @@ impl Head {
                 _ => Length::Malformed,
             };
         } else if is("transfer-encoding") {
-            let chunked = value.eq_ignore_ascii_case(b"chunked") && self.transfer_length.is_none();
-            self.transfer_length = Some(if chunked { Length::Unknown } else { Length::Malformed });
+            self.has_transfer_encoding = true;
+            for coding in list(value).filter(|coding| !is_one_of(coding, &["identity"])) {
+                let chunked = is_one_of(coding, &["chunked"]) && self.transfer_length.is_none();
+                self.transfer_length = Some(if chunked { Length::Unknown } else { Length::Malformed });
+            }
         } else if is("content-encoding") {
-            self.encoding = match (&self.encoding, encoding(value)) {
-                (Encoding::None, encoding) => encoding,
-                (_, Encoding::None) => self.encoding,
-                _ => Encoding::Other,
-            };
+            for coding in list(value).filter(|coding| !is_one_of(coding, &PLAIN)) {
+                let gzip = is_one_of(coding, &["gzip", "x-gzip"]) && self.encoding == Encoding::None;
+                self.encoding = if gzip { Encoding::Gzip } else { Encoding::Other };
+            }
         } else if is("content-range") {
             put(&mut self.content_range, value);
         } else if is("content-type") {
@@ -118,6 +129,11 @@ impl Head {
         self.complete && !(100..200).contains(&self.status)
     }
 
+    /// Whether libcurl may follow it. Its body is not the file's.
+    pub(super) fn is_redirect(&self) -> bool {
+        (300..400).contains(&self.status)
+    }
+
     /// The length of the body as it is on the wire.
     pub(super) fn length(&self) -> Length {
         self.transfer_length.unwrap_or(self.content_length)
@@ -126,6 +142,20 @@ impl Head {
     /// The one range that the body is.
     pub(super) fn content_range(&self) -> Option<ContentRange> {
         content_range(self.content_range.as_deref().filter(|_| !self.byteranges)?)
+    }
+
+    /// Whether the end of the connection is the only end of the body.
+    pub(super) fn ends_by_close(&self) -> bool {
+        !self.is_framed && self.transfer_length.is_none() && self.content_length == Length::Unknown
+    }
+
+    /// The length of a body that libcurl would read up to the close all the same: it does not believe a length beside a
+    /// `Transfer-Encoding`, even where that encodes nothing.
+    pub(super) fn unheeded_length(&self) -> Option<u64> {
+        match self.length() {
+            Length::Known(length) if self.has_transfer_encoding => Some(length),
+            _ => None,
+        }
     }
 
     /// What names this version of the file and no other, fit for `If-Range`: a strong entity tag, else a date of
@@ -197,15 +227,18 @@ fn decimal(text: &[u8]) -> Option<u64> {
     (number <= i64::MAX as u64).then_some(number)
 }
 
-fn encoding(value: &[u8]) -> Encoding {
-    let is = |name: &str| value.eq_ignore_ascii_case(name.as_bytes());
-    if is("") || is("identity") {
-        Encoding::None
-    } else if is("gzip") || is("x-gzip") {
-        Encoding::Gzip
-    } else {
-        Encoding::Other
-    }
+/// Labels that origins put on bytes as they are: what a store was told when it was sent the file (`aws-chunked`), a charset,
+/// a word of MIME.
+const PLAIN: [&str; 10] =
+    ["identity", "none", "aws-chunked", "binary", "7bit", "8bit", "utf-8", "utf8", "us-ascii", "iso-8859-1"];
+
+/// The elements of a list that are not empty.
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+fn is_one_of(word: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 fn content_range(value: &[u8]) -> Option<ContentRange> {
@@ -261,6 +294,10 @@ mod tests {
             (&["Content-Length: 5", "Transfer-Encoding: Chunked"], Length::Unknown),
             (&["Transfer-Encoding: chunked", "Content-Length: 5"], Length::Unknown),
             (&["Transfer-Encoding: gzip, chunked"], Length::Malformed),
+            (&["Transfer-Encoding: Identity", "Content-Length: 5"], Length::Known(5)),
+            (&["Transfer-Encoding:"], Length::Unknown),
+            (&["Transfer-Encoding: identity, chunked", "Content-Length: 5"], Length::Unknown),
+            (&["Transfer-Encoding: identity, gzip", "Content-Length: 5"], Length::Malformed),
             (&["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], Length::Malformed),
             (&[], Length::Unknown),
         ] {
@@ -274,6 +311,11 @@ mod tests {
         for (fields, encoding) in [
             (&[][..], Encoding::None),
             (&["Content-Encoding: Identity"], Encoding::None),
+            (&["Content-Encoding: AWS-chunked"], Encoding::None),
+            (&["Content-Encoding: none, binary,,utf-8", "Content-Encoding: identity"], Encoding::None),
+            (&["Content-Encoding: aws-chunked,gzip"], Encoding::Gzip),
+            (&["Content-Encoding: br, identity"], Encoding::Other),
+            (&["Content-Encoding: zstd"], Encoding::Other),
             (&["Content-Encoding: X-GZIP"], Encoding::Gzip),
             (&["Content-Encoding: identity", "Content-Encoding: gzip", "Content-Encoding:"], Encoding::Gzip),
             (&["Content-Encoding: gzip", "Content-Encoding: gzip"], Encoding::Other),
@@ -282,6 +324,20 @@ mod tests {
         ] {
             let lines: Vec<_> = ["HTTP/1.1 200 OK"].iter().chain(fields).copied().collect();
             assert_eq!(head(&lines).encoding, encoding, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn the_close_ends_what_nothing_else_ends() {
+        for (line, fields, ends_by_close) in [
+            ("HTTP/1.0 200 OK", &[][..], true),
+            ("HTTP/1.1 200 OK", &["Transfer-Encoding: identity"], true),
+            ("HTTP/1.1 200 OK", &["Content-Length: 5"], false),
+            ("HTTP/1.1 200 OK", &["Transfer-Encoding: chunked"], false),
+            ("HTTP/2 200", &[], false),
+        ] {
+            let lines: Vec<_> = [line].iter().chain(fields).copied().collect();
+            assert_eq!(head(&lines).ends_by_close(), ends_by_close, "{line} {fields:?}");
         }
     }
 

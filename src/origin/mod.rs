@@ -10,6 +10,7 @@ mod head;
 mod repetition;
 mod spool;
 mod status;
+mod surplus;
 mod transfer;
 mod url;
 mod watch;
@@ -31,6 +32,7 @@ pub(crate) use coalesce::wait_for_fetches;
 pub use config::{Config, ConfigError};
 use repetition::{Reached, Repetition};
 use spool::Budgets;
+use surplus::Surplus;
 use transfer::{End, Failure, Rest, Sink, Transfer};
 use url::Base;
 
@@ -72,6 +74,7 @@ pub struct Origin {
     /// more handles, nor kept connections to the origin, than there were requests at a time.
     idle: Mutex<Vec<Easy>>,
     budgets: Budgets,
+    surplus: Surplus,
     flights: Flights,
 }
 
@@ -115,7 +118,16 @@ impl Origin {
         // What libcurl refuses, it refuses now and not at the first request.
         let first = Easy::new(&share, &options)?;
         let budgets = Budgets::new(&config);
-        Ok(Self { base, config, options, share, idle: Mutex::new(vec![first]), budgets, flights: Flights::default() })
+        Ok(Self {
+            base,
+            config,
+            options,
+            share,
+            idle: Mutex::new(vec![first]),
+            budgets,
+            surplus: Surplus::default(),
+            flights: Flights::default(),
+        })
     }
 
     /// Answers a request for `path`. Only a file's header and body are written to `reply`; how a request without a
@@ -134,7 +146,7 @@ impl Origin {
             Ok(easy) => easy,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
-        let mut transfer = Transfer::new(&self.config, &self.budgets, sink, keeps_encoding(path));
+        let mut transfer = Transfer::new(&self.config, &self.budgets, &self.surplus, sink, keeps_encoding(path));
         match self.attempt_until_done(&mut easy, &url, &mut transfer) {
             Ok(outcome) => {
                 self.idle.lock().push(easy);

@@ -11,9 +11,10 @@ use super::config::Config;
 use super::head::{Encoding, Head, Length};
 use super::spool::{Budgets, DeliverError, Spool};
 use super::status::{Meaning, is_transient, meaning};
+use super::surplus::Surplus;
 use super::watch::{Late, Watch};
 use crate::reply::{ClientGone, Outcome};
-use crate::sys::curl::{Error, Receiver, Wire};
+use crate::sys::curl::{Ending, Error, Receiver};
 
 /// The body of an error page is read up to here, so that its connection can be kept.
 const DRAIN: usize = 64 << 10;
@@ -94,6 +95,7 @@ enum Mode {
 pub(super) struct Transfer<'a> {
     config: &'a Config,
     budgets: &'a Budgets,
+    surplus: &'a Surplus,
     sink: &'a mut dyn Sink,
     /// Whether a content encoding is the file's own.
     keeps_encoding: bool,
@@ -113,10 +115,17 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(config: &'a Config, budgets: &'a Budgets, sink: &'a mut dyn Sink, keeps_encoding: bool) -> Self {
+    pub(super) fn new(
+        config: &'a Config,
+        budgets: &'a Budgets,
+        surplus: &'a Surplus,
+        sink: &'a mut dyn Sink,
+        keeps_encoding: bool,
+    ) -> Self {
         Self {
             config,
             budgets,
+            surplus,
             sink,
             keeps_encoding,
             watch: Watch::new(config, Instant::now()),
@@ -179,23 +188,27 @@ impl<'a> Transfer<'a> {
     }
 
     /// What became of the attempt that libcurl ended with `result`.
-    pub(super) fn finish(&mut self, result: Result<(), Error>) -> End {
+    pub(super) fn finish(&mut self, result: Result<Ending, Error>) -> End {
         if let Some(stop) = self.stop.take() {
             return stop;
         }
-        if let Err(error) = result {
-            return if error.is_transient() { transient(error) } else { lasting(error) };
+        match result {
+            Ok(ending) => self.complete(ending).unwrap_or_else(|end| end),
+            Err(error) if error.is_transient() => transient(error),
+            Err(error) => lasting(error),
         }
-        self.complete().unwrap_or_else(|end| end)
     }
 
-    /// libcurl has the whole response.
-    fn complete(&mut self) -> Result<End, End> {
+    /// The whole response is here.
+    fn complete(&mut self, ending: Ending) -> Result<End, End> {
         if !self.head.is_whole() {
             return Err(transient("the origin closed the connection inside of a head"));
         }
         if matches!(self.mode, Mode::Undecided) {
             self.decide()?;
+        }
+        if matches!(self.mode, Mode::Keep(_)) && self.head.ends_by_close() && ending == Ending::Abrupt {
+            return Err(transient("the origin's TLS connection broke off where only its close ends the body"));
         }
         match mem::replace(&mut self.mode, Mode::Undecided) {
             Mode::Undecided | Mode::Drain(_) => Err(self.no_file()),
@@ -303,17 +316,30 @@ impl<'a> Transfer<'a> {
             })
     }
 
-    fn take(&mut self, data: &[u8], wire: &Wire<'_>) -> Result<(), End> {
+    fn take(&mut self, data: &[u8]) -> Result<(), End> {
         if matches!(self.mode, Mode::Undecided) {
             self.decide()?;
         }
+        let unheeded = self.head.unheeded_length();
+        let left = unheeded.map_or(u64::MAX, |length| length - self.received);
+        let data = &data[..data.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
         self.received += data.len() as u64;
+        self.keep(data)?;
+        if unheeded == Some(self.received) { Err(self.end_here()) } else { Ok(()) }
+    }
+
+    /// All of the body is here, though libcurl waits for more.
+    fn end_here(&mut self) -> End {
+        self.complete(Ending::Orderly).unwrap_or_else(|end| end)
+    }
+
+    fn keep(&mut self, data: &[u8]) -> Result<(), End> {
         match &mut self.mode {
             Mode::Keep(body) => body.push(data).map_err(lasting),
             Mode::Stream { skip } => {
                 let (skipped, data) = data.split_at(data.len().min(usize::try_from(*skip).unwrap_or(usize::MAX)));
                 *skip -= skipped.len() as u64;
-                self.stream(data, wire)
+                self.stream(data)
             }
             Mode::Drain(left) => {
                 *left = left.saturating_sub(data.len());
@@ -323,18 +349,13 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    fn stream(&mut self, data: &[u8], wire: &Wire<'_>) -> Result<(), End> {
-        let on_wire = self.head.length();
-        let length = match (self.announced, on_wire) {
+    fn stream(&mut self, data: &[u8]) -> Result<(), End> {
+        let length = match (self.announced, self.head.length()) {
             (Some(length), _) | (None, Length::Known(length)) => length,
             (None, _) => return Err(lasting("a body without a length")),
         };
-        let left = length - self.delivered;
-        let is_last = data.len() as u64 == left;
-        let too_long = data.len() as u64 > left
-            || (is_last && matches!(on_wire, Length::Known(length) if wire.carries_more_than(length)));
-        if too_long {
-            return Err(lasting("the origin sent more than the length it announced"));
+        if data.len() as u64 > length - self.delivered {
+            return Err(lasting("the origin sent more than the rest that it was asked for"));
         }
         if self.announced.is_none() {
             self.sink.header(length)?;
@@ -366,15 +387,27 @@ impl Receiver for Transfer<'_> {
         }
         if matches!(self.mode, Mode::Undecided) {
             self.head.line(line);
+            if self.head.is_whole() && self.head.unheeded_length() == Some(0) && !self.head.is_redirect() {
+                let end = self.end_here();
+                return self.flow(Err(end));
+            }
         }
         ControlFlow::Continue(())
     }
 
-    fn body(&mut self, data: &[u8], wire: &Wire<'_>) -> ControlFlow<()> {
+    fn body(&mut self, data: &[u8]) -> ControlFlow<()> {
         let before = Instant::now();
-        let result = self.take(data, wire);
+        let result = self.take(data);
         self.watch.received(data.len(), before, Instant::now());
         self.flow(result)
+    }
+
+    fn surplus(&mut self) {
+        self.surplus.seen(Instant::now());
+    }
+
+    fn keeps_connections(&self) -> bool {
+        !self.surplus.is_recent(Instant::now())
     }
 
     fn tick(&mut self) -> ControlFlow<()> {

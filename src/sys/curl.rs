@@ -3,29 +3,37 @@
 //! A panic in a receiver is caught at the C boundary, ends the transfer and goes on in [`Easy::perform`]'s caller.
 
 mod call;
+mod kept;
 mod share;
 mod socket;
 mod url;
 
-use std::ffi::{CStr, CString, c_char, c_long, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::panic::resume_unwind;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use curl_sys::{CURL, CURLcode, CURLoption};
+use curl_sys::{CURL, CURLINFO, CURLcode, CURLoption};
 
 use super::standard::fill;
 
-use call::{CONNECTIONS, Call, Slot, on_body, on_debug, on_header, on_socket, on_tick};
-pub(crate) use call::{Receiver, Wire};
+pub(crate) use call::Receiver;
+use call::{CONNECTIONS, CURLINFO_PROTOCOL, Call, Slot, content_length, long_info};
+use call::{on_body, on_close_socket, on_debug, on_header, on_request, on_socket, on_tick};
 pub(crate) use share::Share;
 pub(crate) use url::{Part, Url};
 
 // What curl-sys leaves out, with the values of curl.h.
 const CURLOPT_XFERINFOFUNCTION: CURLoption = 20_000 + 219;
 const CURLOPT_XFERINFODATA: CURLoption = curl_sys::CURLOPT_PROGRESSDATA;
+const CURLOPT_PREREQFUNCTION: CURLoption = 20_000 + 312;
+const CURLOPT_PREREQDATA: CURLoption = 10_000 + 313;
+const CURLINFO_TLS_SSL_PTR: CURLINFO = 0x40_0000 + 45;
 const CURL_ERROR_SIZE: usize = 256;
+/// The TLS libraries with which libcurl itself fails where a connection ends without close_notify: GnuTLS, mbedTLS and
+/// rustls, as `curl_sslbackend` numbers them.
+const STRICT_TLS: [c_int; 3] = [2, 11, 14];
 
 /// Why libcurl refused an option or gave up a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +70,15 @@ impl Error {
     }
 }
 
+/// How an answer's connection ended, where that ended its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With all that the protocol has to say so. In plain HTTP that is nothing.
+    Orderly,
+    /// TLS without close_notify: anybody on the way, or a crash, may have ended it.
+    Abrupt,
+}
+
 fn check(code: CURLcode) -> Result<(), Error> {
     if code == curl_sys::CURLE_OK { Ok(()) } else { Err(Error::new(code)) }
 }
@@ -87,6 +104,8 @@ pub(crate) struct Easy {
     slot: Box<Slot>,
     error: Box<[c_char; CURL_ERROR_SIZE]>,
     fields: FieldList,
+    /// Whether the first connection of a transfer is one of TLS.
+    is_secure: bool,
     /// Where the pieces of one read are put together again.
     block: Vec<u8>,
     /// Outlives the handle, which uses it.
@@ -109,6 +128,7 @@ impl Easy {
             slot: Box::new(Slot::new()),
             error: Box::new([0; CURL_ERROR_SIZE]),
             fields: FieldList(ptr::null_mut()),
+            is_secure: false,
             block: Vec::new(),
             _share: Arc::clone(share),
         };
@@ -127,6 +147,8 @@ impl Easy {
             curl_sys::CURLOPT_HEADERDATA,
             curl_sys::CURLOPT_DEBUGDATA,
             curl_sys::CURLOPT_SOCKOPTDATA,
+            curl_sys::CURLOPT_CLOSESOCKETDATA,
+            CURLOPT_PREREQDATA,
             CURLOPT_XFERINFODATA,
         ] {
             self.set_pointer(data, slot.cast_mut().cast())?;
@@ -136,6 +158,8 @@ impl Easy {
         self.set_pointer(curl_sys::CURLOPT_DEBUGFUNCTION, on_debug as *mut c_void)?;
         self.set_pointer(curl_sys::CURLOPT_SOCKOPTFUNCTION, on_socket as *mut c_void)?;
         self.set_pointer(curl_sys::CURLOPT_OPENSOCKETFUNCTION, socket::on_open as *mut c_void)?;
+        self.set_pointer(curl_sys::CURLOPT_CLOSESOCKETFUNCTION, on_close_socket as *mut c_void)?;
+        self.set_pointer(CURLOPT_PREREQFUNCTION, on_request as *mut c_void)?;
         self.set_pointer(CURLOPT_XFERINFOFUNCTION, on_tick as *mut c_void)
     }
 
@@ -174,6 +198,7 @@ impl Easy {
 
     /// What the next transfers fetch.
     pub(crate) fn set_url(&mut self, url: &CStr) -> Result<(), Error> {
+        self.is_secure = url.to_bytes().starts_with(b"https:");
         self.set_string(curl_sys::CURLOPT_URL, url)
     }
 
@@ -195,35 +220,71 @@ impl Easy {
     }
 
     /// Runs one transfer into `receiver`. An error that follows from the receiver's `Break` is the receiver's to know.
-    pub(crate) fn perform(&mut self, receiver: &mut dyn Receiver) -> Result<(), Error> {
+    pub(crate) fn perform(&mut self, receiver: &mut dyn Receiver) -> Result<Ending, Error> {
         // libcurl and the resolver make sockets and pipes of their own.
         fill();
-        self.set_long(curl_sys::CURLOPT_VERBOSE, 0)?;
+        let mut repetitions = 0;
+        loop {
+            // What OpenSSL says is heard of those connections alone that are made with it.
+            self.set_long(curl_sys::CURLOPT_VERBOSE, c_long::from(self.is_secure))?;
+            // Each repetition closes a kept connection. Where no new ones come, it ends.
+            let anew = c_long::from(repetitions > CONNECTIONS || !receiver.keeps_connections());
+            self.set_long(curl_sys::CURLOPT_FORBID_REUSE, anew)?;
+            self.set_long(curl_sys::CURLOPT_FRESH_CONNECT, anew)?;
+            if let Some(result) = self.perform_once(receiver) {
+                return result;
+            }
+            repetitions += 1;
+        }
+    }
+
+    /// `None` if the request went over a kept connection that must not be used, and must be sent again.
+    fn perform_once(&mut self, receiver: &mut dyn Receiver) -> Option<Result<Ending, Error>> {
         self.error[0] = 0;
         self.block.clear();
         let handle = self.handle;
-        let mut call = Call { receiver, received: 0, given: 0, block: &mut self.block, handle, panic: None };
+        let mut call = Call::new(receiver, &mut self.block, handle);
+        self.slot.sockets.begin();
         self.slot.call.set((&raw mut call).cast());
         // SAFETY: a live handle that no other transfer uses (`&mut self`). Its callbacks reach `call`, which outlives
         // the transfer and which nothing else touches meanwhile.
-        let code = unsafe { curl_sys::curl_easy_perform(self.handle.as_ptr()) };
+        let code = unsafe { curl_sys::curl_easy_perform(handle.as_ptr()) };
         self.slot.call.set(ptr::null_mut());
         if call.panic.is_none() {
             // A `Break` comes too late to matter, and is the receiver's to know.
-            let _ = call.flush(&self.slot);
+            let _ = call.flush();
         }
         if let Some(panic) = call.panic {
             resume_unwind(panic);
         }
-        let mut result = check(code);
-        if let Err(error) = &mut result
-            && self.error[0] != 0
-        {
-            // SAFETY: libcurl has written a NUL-terminated text of at most CURL_ERROR_SIZE bytes.
-            let text = unsafe { CStr::from_ptr(self.error.as_ptr()) };
-            error.message = text.to_string_lossy().trim_end().to_owned();
+        if call.is_spoilt || (call.kept.is_some() && is_no_http(code)) {
+            return None;
         }
-        result
+        if call.received > content_length(handle).unwrap_or(u64::MAX) {
+            call.receiver.surplus();
+        }
+        let has_close_notify = call.has_close_notify;
+        Some(self.result(code).map(|()| self.ending(has_close_notify)))
+    }
+
+    fn result(&self, code: CURLcode) -> Result<(), Error> {
+        check(code).map_err(|mut error| {
+            if self.error[0] != 0 {
+                // SAFETY: libcurl has written a NUL-terminated text of at most CURL_ERROR_SIZE bytes.
+                let text = unsafe { CStr::from_ptr(self.error.as_ptr()) };
+                error.message = text.to_string_lossy().trim_end().to_owned();
+            }
+            error
+        })
+    }
+
+    fn ending(&self, has_close_notify: bool) -> Ending {
+        let is_plain = long_info(self.handle, CURLINFO_PROTOCOL) != Some(curl_sys::CURLPROTO_HTTPS.into());
+        if is_plain || has_close_notify || STRICT_TLS.contains(&tls_library(self.handle)) {
+            Ending::Orderly
+        } else {
+            Ending::Abrupt
+        }
     }
 
     fn set_long(&mut self, option: CURLoption, value: c_long) -> Result<(), Error> {
@@ -281,6 +342,27 @@ fn initialise() {
         let code = unsafe { curl_sys::curl_global_init(curl_sys::CURL_GLOBAL_ALL) };
         assert_eq!(code, curl_sys::CURLE_OK, "curl_global_init failed");
     });
+}
+
+/// Whether a transfer failed as what came was no answer at all.
+fn is_no_http(code: CURLcode) -> bool {
+    matches!(code, curl_sys::CURLE_UNSUPPORTED_PROTOCOL | curl_sys::CURLE_FTP_WEIRD_SERVER_REPLY)
+}
+
+/// Which TLS library libcurl uses, as a `curl_sslbackend`; 0 if none.
+fn tls_library(handle: NonNull<CURL>) -> c_int {
+    /// `struct curl_tlssessioninfo`
+    #[repr(C)]
+    struct Session {
+        backend: c_int,
+        _internals: *mut c_void,
+    }
+    let mut session: *const Session = ptr::null();
+    // SAFETY: a live handle, and this info writes a pointer to what lives as long as the handle.
+    unsafe {
+        curl_sys::curl_easy_getinfo(handle.as_ptr(), CURLINFO_TLS_SSL_PTR, &raw mut session);
+        session.as_ref().map_or(0, |session| session.backend)
+    }
 }
 
 fn milliseconds(limit: Duration) -> c_long {

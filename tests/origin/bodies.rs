@@ -185,10 +185,20 @@ fn encodings_are_not_asked_for_and_undone_if_they_come() {
         ("/file", &["Content-Encoding: gzip"][..], Some(&file)),
         ("/file", &["Content-Encoding: x-gzip"], Some(&file)),
         ("/file", &["Content-Encoding: identity"], Some(&compressed)),
+        ("/file", &["Content-Encoding: aws-chunked"], Some(&compressed)),
+        ("/file", &["Content-Encoding: NONE, , Binary", "Content-Encoding: utf-8"], Some(&compressed)),
+        ("/file", &["Content-Encoding:"], Some(&compressed)),
+        ("/file", &["Content-Encoding: aws-chunked, gzip"], Some(&file)),
+        // libcurl waits for the close here, which does not come.
+        ("/file", &["Transfer-Encoding: identity"], Some(&compressed)),
+        ("/file", &["Content-Encoding: gzip", "Transfer-Encoding: Identity"], Some(&file)),
         ("/file.gz", &[], Some(&compressed)),
         // Known by its name to be compressed: it is wanted as it is.
         ("/file.gz", &["Content-Encoding: gzip"], Some(&compressed)),
         ("/file", &["Content-Encoding: rot13"], None),
+        ("/file", &["Content-Encoding: br"], None),
+        ("/file", &["Content-Encoding: identity, zstd"], None),
+        ("/file", &["Content-Encoding: deflate"], None),
     ] {
         let server = ScriptedOrigin::start({
             let (fields, compressed) = (fields.to_vec(), compressed.clone());
@@ -211,6 +221,24 @@ fn encodings_are_not_asked_for_and_undone_if_they_come() {
         for request in server.requests() {
             assert_eq!(request.field("Accept-Encoding"), Some("identity"));
         }
+    }
+}
+
+/// As above, where not even a byte tells libcurl's caller of the answer, or it is none.
+#[test]
+fn a_transfer_encoding_that_encodes_nothing_leaves_the_length() {
+    for (status, body, expected) in [
+        ("200 OK", "", Outcome::Sent(0)),
+        ("204 No Content", "", Outcome::Sent(0)),
+        ("404 Not Found", "page", Outcome::NotFound),
+        ("404 Not Found", "", Outcome::NotFound),
+        ("200 OK", "hello", Outcome::Sent(5)),
+    ] {
+        let server =
+            ScriptedOrigin::start(move |x| x.answer(status, &["Transfer-Encoding: identity"], body.as_bytes()));
+        let limits = Config { first_byte_timeout: Duration::from_secs(20), ..config() };
+        let outcome = Origin::new(&server.url(), limits).expect("an origin").serve(b"/f", &mut Collector::default());
+        assert_eq!(outcome, expected, "{status}");
     }
 }
 

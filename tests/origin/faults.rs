@@ -16,51 +16,6 @@ fn head(x: &mut Exchange<'_>, length: usize, more: &str) {
 }
 
 #[test]
-fn a_body_longer_than_its_length_is_no_file() {
-    for size in SIZES {
-        for connection in ["", "Connection: close\r\n"] {
-            let file = pattern(size);
-            let fetched = fetch({
-                let file = file.clone();
-                move |x| {
-                    // One write, so that the last byte never comes without the surplus.
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{connection}\r\n", file.len());
-                    x.send([head.as_bytes(), &file, b"surplus"].concat());
-                    if connection.is_empty() { After::Keep } else { After::Close }
-                }
-            });
-            if size == SIZES[0] {
-                fetched.assert_failed("more than the length");
-            } else {
-                fetched.assert_cut(&file, "more than the length");
-            }
-            assert_eq!(fetched.server.requests().len(), 1, "there is no use in trying again");
-        }
-    }
-}
-
-/// There is no body in which the surplus could show; the next request must not take it for its answer.
-#[test]
-fn what_follows_an_empty_body_is_not_the_next_answer() {
-    for status in ["200 OK", "204 No Content"] {
-        let server = ScriptedOrigin::start(move |x| {
-            if x.request.number == 0 {
-                let surplus = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad";
-                x.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n{surplus}"));
-                return After::Keep;
-            }
-            x.answer("200 OK", &[], b"good")
-        });
-        let origin = Origin::new(&server.url(), config()).expect("an origin");
-        for expected in [&b""[..], b"good"] {
-            let mut client = Collector::default();
-            assert_eq!(origin.serve(b"/file", &mut client), Outcome::Sent(expected.len() as u64));
-            assert_eq!(client.body, expected);
-        }
-    }
-}
-
-#[test]
 fn a_body_shorter_than_its_length_is_cut() {
     for size in SIZES {
         for after in [|| After::Close, || After::Reset] {

@@ -3,6 +3,7 @@
 mod bodies;
 mod coalesce;
 mod faults;
+mod kept;
 mod limits;
 mod nginx;
 mod resume;

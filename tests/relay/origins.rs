@@ -106,7 +106,7 @@ const CASES: &[(&str, Answer, Script)] = &[
         }
         After::Close
     }),
-    ("longer than its length", Cut, |x| {
+    ("longer than its length", Whole, |x| {
         x.send(
             [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", FILE.len()).as_bytes(), &FILE, b"more"].concat(),
         );
@@ -235,4 +235,21 @@ fn under_valgrind() {
     command.args(["--quiet", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite"]);
     command.args(["--show-leak-kinds=definite", "--fair-sched=yes"]).arg(program("webproxy_noasan"));
     check(Route::Plain, command);
+}
+
+/// As from an origin that appends to a file while it serves it.
+#[test]
+fn a_surplus_is_told_of_once_and_costs_no_file() {
+    let origin = ScriptedOrigin::start(|x| {
+        let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", FILE.len());
+        x.send([head.as_bytes(), &FILE, b"more"].concat());
+        After::Close
+    });
+    let relay = Relay::start(Route::Plain, &origin, &[]);
+    for _ in 0..20 {
+        assert_eq!(download(relay.port, "/growing", &FILE), End::Whole);
+    }
+    let log = relay.stop().stderr;
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert!(matches!(warnings[..], [line] if line.contains("belong to no answer")), "{warnings:?}");
 }

@@ -2,18 +2,22 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::ffi::{c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::mem;
 use std::ops::ControlFlow;
-use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
 use curl_sys::{CURL, CURLINFO};
-use nix::sys::socket::{MsgFlags, SockaddrStorage, getsockname, recv};
 
-// What curl-sys leaves out, with the value of curl.h.
-const CURLINFO_PROTOCOL: CURLINFO = curl_sys::CURLINFO_LONG + 48;
+use super::kept::{Ends, Kept, Sockets, Spoilt, Way};
+
+// What curl-sys leaves out, with the values of curl.h.
+const CURLINFO_CONTENT_LENGTH_DOWNLOAD_T: CURLINFO = 0x60_0000 + 15;
+pub(super) const CURLINFO_PROTOCOL: CURLINFO = curl_sys::CURLINFO_LONG + 48;
+
+/// The second byte of this alert.
+const CLOSE_NOTIFY: u8 = 0;
 
 /// How many connections a handle keeps: one to the origin, and some to where it redirects.
 pub(super) const CONNECTIONS: usize = 4;
@@ -26,83 +30,25 @@ pub(crate) trait Receiver {
     /// One line of a response head, with its line end; the heads of redirects and interim responses come first.
     fn header(&mut self, line: &[u8]) -> ControlFlow<()>;
     /// The next bytes of the body of the final response.
-    fn body(&mut self, data: &[u8], wire: &Wire<'_>) -> ControlFlow<()>;
+    fn body(&mut self, data: &[u8]) -> ControlFlow<()>;
+    /// The origin sent bytes that belong to no answer. They are dropped, and their connection is not used again.
+    fn surplus(&mut self);
+    /// Whether connections are to be kept.
+    fn keeps_connections(&self) -> bool;
     /// Called between reads, and at least about once a second.
     fn tick(&mut self) -> ControlFlow<()>;
-}
-
-/// What is known of a transfer below its body: used to tell a body that is longer than its announced length.
-pub(crate) struct Wire<'a> {
-    handle: NonNull<CURL>,
-    received: u64,
-    slot: &'a Slot,
-}
-
-impl Wire<'_> {
-    /// Whether more bytes than `length` have come after the head. libcurl itself drops them in silence. Data that is
-    /// still on its way goes unseen, and so does what follows in a TLS stream.
-    pub(crate) fn carries_more_than(&self, length: u64) -> bool {
-        self.received > length || self.has_unread()
-    }
-
-    fn has_unread(&self) -> bool {
-        if self.long_info(CURLINFO_PROTOCOL) != Some(curl_sys::CURLPROTO_HTTP.into()) {
-            return false;
-        }
-        // libcurl tells the socket of a transfer only after its end, but the local port at any time.
-        let Some(port) = self.long_info(curl_sys::CURLINFO_LOCAL_PORT) else { return false };
-        let Some(socket) = self.slot.socket_of(port) else { return false };
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        recv(socket, &mut [0], flags).is_ok_and(|length| length > 0)
-    }
-
-    fn long_info(&self, info: CURLINFO) -> Option<c_long> {
-        let mut value: c_long = 0;
-        // SAFETY: the handle lives for the whole transfer, and the infos asked for in this file write a long.
-        let code = unsafe { curl_sys::curl_easy_getinfo(self.handle.as_ptr(), info, &raw mut value) };
-        (code == curl_sys::CURLE_OK).then_some(value)
-    }
-}
-
-/// The local port of an IP socket; none for a number that is no such socket (any more).
-fn local_port(socket: RawFd) -> Option<u16> {
-    let address = getsockname::<SockaddrStorage>(socket).ok()?;
-    address.as_sockaddr_in().map(|a| a.port()).or_else(|| address.as_sockaddr_in6().map(|a| a.port()))
 }
 
 /// What the callbacks of a handle are given.
 pub(super) struct Slot {
     /// The transfer that runs, NULL outside of `perform`.
     pub(super) call: Cell<*mut Call<'static>>,
-    /// The sockets that were opened last. Some may be closed, and their numbers another's.
-    sockets: Cell<[RawFd; CONNECTIONS]>,
-    /// The socket that was found last, and its local port. A port that is asked for again is the same connection's.
-    found: Cell<Option<(c_long, RawFd)>>,
+    pub(super) sockets: Sockets,
 }
 
 impl Slot {
     pub(super) fn new() -> Self {
-        Self { call: Cell::new(ptr::null_mut()), sockets: Cell::new([-1; CONNECTIONS]), found: Cell::new(None) }
-    }
-
-    fn opened(&self, socket: RawFd) {
-        let mut sockets = self.sockets.get();
-        sockets.rotate_right(1);
-        sockets[0] = socket;
-        self.sockets.set(sockets);
-        self.found.set(None);
-    }
-
-    fn socket_of(&self, port: c_long) -> Option<RawFd> {
-        if let Some((found_port, socket)) = self.found.get()
-            && found_port == port
-        {
-            return Some(socket);
-        }
-        let has_port = |&socket: &RawFd| local_port(socket).is_some_and(|p| c_long::from(p) == port);
-        let socket = self.sockets.get().into_iter().find(has_port)?;
-        self.found.set(Some((port, socket)));
-        Some(socket)
+        Self { call: Cell::new(ptr::null_mut()), sockets: Sockets::default() }
     }
 }
 
@@ -117,35 +63,98 @@ pub(super) struct Call<'a> {
     /// copy them than to write each of them to a socket.
     pub(super) block: &'a mut Vec<u8>,
     pub(super) handle: NonNull<CURL>,
+    /// The connection of the current request, if it was kept, and no answer has begun.
+    pub(super) kept: Option<Kept>,
+    /// Whether the transfer was ended as its connection must not be used.
+    pub(super) is_spoilt: bool,
+    /// Whether no other request will go over the connection, and so find what follows the answer.
+    is_parting: bool,
+    /// Whether the TLS connection of the answer was closed by the other side's word.
+    pub(super) has_close_notify: bool,
     pub(super) panic: Option<Box<dyn Any + Send>>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    pub(super) fn new(receiver: &'a mut dyn Receiver, block: &'a mut Vec<u8>, handle: NonNull<CURL>) -> Self {
+        Self {
+            receiver,
+            received: 0,
+            given: 0,
+            block,
+            handle,
+            kept: None,
+            is_spoilt: false,
+            is_parting: false,
+            has_close_notify: false,
+            panic: None,
+        }
+    }
+
+    /// A request is about to be sent.
+    fn request(&mut self, way: Way) -> ControlFlow<()> {
+        self.has_close_notify = false;
+        self.kept = None;
+        match way {
+            Way::Safe => ControlFlow::Continue(()),
+            Way::Kept(kept) => {
+                self.kept = Some(kept);
+                ControlFlow::Continue(())
+            }
+            Way::Spoilt(spoilt) => {
+                if spoilt == Spoilt::Bytes {
+                    self.receiver.surplus();
+                }
+                self.spoil()
+            }
+        }
+    }
+
+    /// The first line of an answer is here.
+    fn answer(&mut self) -> ControlFlow<()> {
+        let Some(kept) = self.kept.take() else { return ControlFlow::Continue(()) };
+        if kept.is_answered() {
+            return ControlFlow::Continue(());
+        }
+        self.receiver.surplus();
+        self.spoil()
+    }
+
+    fn spoil(&mut self) -> ControlFlow<()> {
+        self.is_spoilt = true;
+        ControlFlow::Break(())
+    }
+
+    fn has_surplus(&self, slot: &Slot) -> bool {
+        self.is_parting
+            && content_length(self.handle) == Some(self.given)
+            && long_info(self.handle, CURLINFO_PROTOCOL) == Some(curl_sys::CURLPROTO_HTTP.into())
+            && slot.sockets.has_unread()
+    }
+
     fn piece(&mut self, piece: &[u8], slot: &Slot) -> ControlFlow<()> {
         self.given += piece.len() as u64;
+        if self.has_surplus(slot) {
+            self.receiver.surplus();
+        }
         let is_last = self.given >= self.received;
         if is_last && self.block.is_empty() {
-            return self.body(piece, slot);
+            return self.receiver.body(piece);
         }
         self.block.extend_from_slice(piece);
         // Of a chunked body all is given, but fewer bytes than were read: only their number tells when to go on.
-        if is_last || self.block.len() >= BLOCK { self.flush(slot) } else { ControlFlow::Continue(()) }
+        if is_last || self.block.len() >= BLOCK { self.flush() } else { ControlFlow::Continue(()) }
     }
 
     /// Hands on what is there. Called after each read, too, as not every byte read is one of a body.
-    pub(super) fn flush(&mut self, slot: &Slot) -> ControlFlow<()> {
+    pub(super) fn flush(&mut self) -> ControlFlow<()> {
         if self.block.is_empty() {
             return ControlFlow::Continue(());
         }
         let block = mem::take(self.block);
-        let flow = self.body(&block, slot);
+        let flow = self.receiver.body(&block);
         *self.block = block;
         self.block.clear();
         flow
-    }
-
-    fn body(&mut self, data: &[u8], slot: &Slot) -> ControlFlow<()> {
-        self.receiver.body(data, &Wire { handle: self.handle, received: self.received, slot })
     }
 }
 
@@ -199,7 +208,15 @@ pub(super) extern "C" fn on_header(line: *mut c_char, size: usize, count: usize,
     let line = unsafe { bytes(line, size) };
     // SAFETY: called by libcurl with what `set_callbacks` set.
     let flow = unsafe {
-        with_call(data, |call, _| {
+        with_call(data, |call, slot| {
+            if line.starts_with(b"HTTP/") {
+                if !line.starts_with(b"HTTP/1") {
+                    slot.sockets.frame();
+                }
+                call.answer()?;
+                call.is_parting = line.starts_with(b"HTTP/1.0");
+            }
+            call.is_parting |= line.eq_ignore_ascii_case(b"connection: close\r\n");
             if line == b"\r\n" || line == b"\n" {
                 // From here on the debug callback hears of body bytes, and of little else.
                 (call.received, call.given) = (0, 0);
@@ -223,8 +240,8 @@ pub(super) extern "C" fn on_body(chunk: *mut c_char, size: usize, count: usize, 
 pub(super) extern "C" fn on_tick(data: *mut c_void, _: i64, _: i64, _: i64, _: i64) -> c_int {
     // SAFETY: called by libcurl with what `set_callbacks` set.
     let flow = unsafe {
-        with_call(data, |call, slot| {
-            call.flush(slot)?;
+        with_call(data, |call, _| {
+            call.flush()?;
             call.receiver.tick()
         })
     };
@@ -238,26 +255,79 @@ pub(super) extern "C" fn on_socket(
 ) -> c_int {
     // SAFETY: called by libcurl with what `set_callbacks` set: the slot, which lives as long as its handle.
     let slot = unsafe { &*data.cast::<Slot>() };
-    slot.opened(socket);
+    slot.sockets.opened(socket);
     0
 }
 
-/// Counts the bytes of a body as they are read, before libcurl drops what exceeds the length.
+pub(super) extern "C" fn on_close_socket(data: *mut c_void, socket: curl_sys::curl_socket_t) -> c_int {
+    // SAFETY: as above. Connections are closed no later than their handle.
+    let slot = unsafe { &*data.cast::<Slot>() };
+    slot.sockets.closed(socket);
+    // SAFETY: libcurl gives the socket away here.
+    unsafe { libc::close(socket) }
+}
+
+/// Called when the connection for a request was chosen, before the request is sent.
+pub(super) extern "C" fn on_request(
+    data: *mut c_void,
+    peer_ip: *const c_char,
+    _: *const c_char,
+    peer_port: c_int,
+    local_port: c_int,
+) -> c_int {
+    // SAFETY: libcurl gives a NUL-terminated text for the length of this call.
+    let peer_ip = unsafe { CStr::from_ptr(peer_ip) }.to_string_lossy();
+    let ends = Ends::parse(&peer_ip, peer_port, local_port);
+    // SAFETY: called by libcurl with what `set_callbacks` set.
+    let flow = unsafe {
+        with_call(data, |call, slot| {
+            curl_sys::curl_easy_setopt(call.handle.as_ptr(), curl_sys::CURLOPT_VERBOSE, 0 as c_long);
+            call.request(slot.sockets.way(ends))
+        })
+    };
+    c_int::from(flow.is_break())
+}
+
+/// Counts the bytes of a body as they are read, before libcurl drops what exceeds the length, and hears the alert with
+/// which a TLS connection is closed: OpenSSL's messages come here, and an alert is the only one of two bytes.
 pub(super) extern "C" fn on_debug(
     _: *mut CURL,
     kind: curl_sys::curl_infotype,
-    _: *mut c_char,
+    text: *mut c_char,
     size: usize,
     data: *mut c_void,
 ) -> c_int {
-    if kind == curl_sys::CURLINFO_DATA_IN {
-        // SAFETY: called by libcurl with what `set_callbacks` set.
-        let _ = unsafe {
-            with_call(data, |call, _| {
-                call.received += size as u64;
-                ControlFlow::Continue(())
-            })
-        };
-    }
+    let step = |call: &mut Call<'_>, _: &Slot| {
+        match kind {
+            curl_sys::CURLINFO_DATA_IN => call.received += size as u64,
+            curl_sys::CURLINFO_SSL_DATA_IN if size == 2 => {
+                // SAFETY: libcurl gives `size` bytes for the length of this call.
+                let alert = unsafe { bytes(text, size) };
+                call.has_close_notify |= alert[1] == CLOSE_NOTIFY;
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    };
+    // SAFETY: called by libcurl with what `set_callbacks` set.
+    let _ = unsafe { with_call(data, step) };
     0
+}
+
+/// What libcurl knows of a transfer, where that is a long.
+pub(super) fn long_info(handle: NonNull<CURL>, info: CURLINFO) -> Option<c_long> {
+    let mut value: c_long = 0;
+    // SAFETY: a live handle, and the infos asked for with this function write a long.
+    let code = unsafe { curl_sys::curl_easy_getinfo(handle.as_ptr(), info, &raw mut value) };
+    (code == curl_sys::CURLE_OK).then_some(value)
+}
+
+/// The length that the last answer has announced.
+pub(super) fn content_length(handle: NonNull<CURL>) -> Option<u64> {
+    let mut length: i64 = -1;
+    // SAFETY: a live handle, and this info writes a curl_off_t.
+    unsafe {
+        curl_sys::curl_easy_getinfo(handle.as_ptr(), CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &raw mut length);
+    }
+    u64::try_from(length).ok()
 }

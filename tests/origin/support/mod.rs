@@ -3,6 +3,7 @@
 mod collector;
 mod nginx;
 mod scripted;
+mod tls;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use gfproxy::origin::{Config, Origin};
 use gfproxy::reply::{Outcome, Status};
 pub use nginx::Nginx;
 pub use scripted::{After, Exchange, ScriptedOrigin};
+pub use tls::{TlsOrigin, breaking_relay};
 
 /// The defaults, but for waits that would only make tests slow.
 pub fn config() -> Config {

@@ -39,6 +39,8 @@ pub struct Nginx {
     child: Child,
     pub http_port: u16,
     pub https_port: u16,
+    /// TLS without HTTP/2.
+    pub https_1_port: u16,
 }
 
 /// One line of the access log.
@@ -68,8 +70,9 @@ impl Nginx {
     fn try_start(server: &str) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
         fs::create_dir(directory.path().join("files")).expect("a directory");
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [http_port, https_port] = listeners.map(|listener| listener.local_addr().expect("an address").port());
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let [http_port, https_port, https_1_port] =
+            listeners.map(|listener| listener.local_addr().expect("an address").port());
         let certificates = CERTIFICATES.directory.path().display();
         let server = server.replace("HTTPS", &https_port.to_string()).replace("HTTP", &http_port.to_string());
         let root = directory.path().display();
@@ -85,6 +88,7 @@ impl Nginx {
                 server {{
                     listen 127.0.0.1:{http_port};
                     listen 127.0.0.1:{https_port} ssl http2;
+                    listen 127.0.0.1:{https_1_port} ssl;
                     ssl_certificate {certificates}/cert.pem; ssl_certificate_key {certificates}/key.pem;
                     ssl_session_cache shared:s:1m;
                     root {root}/files;
@@ -110,7 +114,7 @@ impl Nginx {
             assert!(Instant::now() < deadline, "nginx does not listen");
             std::thread::yield_now();
         }
-        Some(Self { directory, child, http_port, https_port })
+        Some(Self { directory, child, http_port, https_port, https_1_port })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -128,6 +132,11 @@ impl Nginx {
     /// By the name in the certificate.
     pub fn https(&self) -> String {
         format!("https://localhost:{}", self.https_port)
+    }
+
+    /// The same without HTTP/2.
+    pub fn https_1(&self) -> String {
+        format!("https://localhost:{}", self.https_1_port)
     }
 
     pub fn ca_file() -> PathBuf {
