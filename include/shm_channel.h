@@ -171,7 +171,8 @@ uint64_t shm_channel_transfer_length(const shm_channel_transfer_t *transfer);
  *
  * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
  * SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
- * transfer goes on with the next one where the file is still the same.
+ * transfer goes on with the next one where the file is still the same. After any of these errors but SHM_CHANNEL_NULL the
+ * transfer is over: each further call returns the same error at once, and all that is left is to free it.
  *
  * Ownership: the bytes lie in the shared memory, are valid until the next call with this transfer, and must not be
  * written. The server's process could change them at any time: what must be checked and then used has to be copied
@@ -213,7 +214,12 @@ void shm_channel_transfer_free(shm_channel_transfer_t *transfer);
  *
  * Ownership: the client is the caller's, to be freed with shm_channel_client_free. `socket` is copied.
  *
- * Threads: any. A client that a fork(2) copies is of no use to the child.
+ * Threads: any.
+ *
+ * fork(2): the child may use the client, too, and finds the server by itself: its first call makes it a session, memory
+ * and a thread of its own, which may fail with SHM_CHANNEL_SYSTEM. What it does never reaches the parent's, and it frees
+ * its copy or leaves it, as it likes. A transfer that was begun before goes on in both. vfork(2) and posix_spawn(3) are no
+ * matter.
  *
  * # Safety
  * `socket` is NULL or NUL-terminated; `client` is NULL or points to memory for a pointer.
@@ -239,6 +245,9 @@ shm_channel_error_t shm_channel_client_create(const char *socket,
  *
  * Threads: any number at once with one client. More transfers at a time than there are segments wait for each other,
  * so a thread that keeps one open must not wait for a second where another thread does the same.
+ *
+ * pthread_cancel: acts at the beginning of this call, before anything was done, or else after its return. No function of this
+ * library is cancelled in between. Asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS) is not for calls of it.
  *
  * # Safety
  * `client` is NULL or what shm_channel_client_create made, and not freed before this returns; `key` is NULL or points

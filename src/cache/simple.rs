@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Seek};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use std::{mem, thread};
 
@@ -13,6 +13,8 @@ use parking_lot::{Mutex, RwLock};
 use super::catalog::{Catalog, Faults, LoadError};
 use super::regular::open_regular;
 use crate::channel::{LOOKS, OpenFile};
+use crate::sys::fork::PerProcess;
+use crate::sys::process::at_exit;
 
 /// A catalog whose files are opened when they are first asked for, and closed all at once.
 #[derive(Default)]
@@ -22,18 +24,46 @@ pub(crate) struct SimpleCache {
 
 #[derive(Default)]
 struct Loaded {
-    catalog: Option<Catalog>,
+    catalog: Option<Arc<Catalog>>,
     /// By entry.
-    open: Mutex<HashMap<u32, OpenFile>>,
+    open: Mutex<HashMap<u32, Arc<OpenFile>>>,
     /// Of catalogs loaded before, whose descriptors somebody may still hold.
-    retired: Vec<OpenFile>,
+    retired: Vec<Arc<OpenFile>>,
 }
+
+impl Loaded {
+    /// For a child of fork(2): the same, but for what a thread of the parent's was just changing.
+    fn of_parents(parents: &Self) -> Self {
+        let open = parents.open.try_lock().map(|open| open.clone());
+        Self {
+            catalog: parents.catalog.clone(),
+            open: Mutex::new(open.unwrap_or_default()),
+            retired: parents.retired.clone(),
+        }
+    }
+}
+
+static CACHE: PerProcess<SimpleCache> = PerProcess::new();
+
+/// How long the end of the process waits for a lock.
+const MOMENT: Duration = Duration::from_millis(250);
 
 impl SimpleCache {
     /// The process's cache.
     pub(crate) fn get() -> &'static Self {
-        static CACHE: LazyLock<SimpleCache> = LazyLock::new(SimpleCache::default);
-        &CACHE
+        CACHE.get_or(|parents| {
+            let loaded =
+                parents.and_then(|parents| parents.loaded.try_read().map(|loaded| Loaded::of_parents(&loaded)));
+            Self { loaded: RwLock::new(loaded.unwrap_or_default()) }
+        })
+    }
+
+    /// At the end of the process, frees the catalog. Descriptors that were given out stay open: threads may still run.
+    extern "C" fn end() {
+        let Some(mut loaded) = CACHE.get().and_then(|cache| cache.loaded.try_write_for(MOMENT)) else { return };
+        let open = mem::take(loaded.open.get_mut());
+        loaded.retired.extend(open.into_values());
+        loaded.catalog = None;
     }
 
     /// Loads a locals file in the place of the one before. Descriptors that were given out stay open.
@@ -42,7 +72,10 @@ impl SimpleCache {
         let mut loaded = self.loaded.write();
         let before = mem::take(loaded.open.get_mut());
         loaded.retired.extend(before.into_values());
-        loaded.catalog = Some(catalog);
+        loaded.catalog = Some(Arc::new(catalog));
+        drop(loaded);
+        static AT_EXIT: Once = Once::new();
+        AT_EXIT.call_once(|| at_exit(Self::end));
         Ok(())
     }
 
@@ -61,7 +94,7 @@ impl SimpleCache {
         }
         // Not under the lock: opening may take its time. Of two threads that open the same file the first wins.
         let opened = open_regular(&catalog.path(entry), LOOKS)?;
-        rewound(loaded.open.lock().entry(entry).or_insert(opened))
+        rewound(loaded.open.lock().entry(entry).or_insert_with(|| Arc::new(opened)))
     }
 
     /// Closes all descriptors and forgets the catalog.

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{self, Path, PathBuf};
 use std::thread;
@@ -12,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
 use super::owner::{stranger, whose};
+use crate::sys::fork::Private;
 use crate::sys::seqpacket::SeqPacket;
 use crate::sys::standard::above;
 
@@ -113,7 +115,7 @@ struct SocketFiles {
 #[derive(Debug)]
 struct LockFile {
     path: PathBuf,
-    lock: Flock<File>,
+    lock: Private<Flock<File>>,
 }
 
 /// Device and inode.
@@ -272,7 +274,7 @@ fn is_own_file(found: &Metadata) -> bool {
 
 /// The lock, or None if another process holds it. A lock file that its owner removed between our open and our lock is
 /// nobody's lock: open it again.
-fn take_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
+fn take_lock(path: &Path) -> io::Result<Option<Private<Flock<File>>>> {
     loop {
         let file = OpenOptions::new()
             .write(true)
@@ -292,7 +294,8 @@ fn take_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
         };
         let mine = lock.metadata()?;
         if fs::symlink_metadata(path).is_ok_and(|now| id(&now) == id(&mine)) {
-            return Ok(Some(lock));
+            let number = lock.as_raw_fd();
+            return Ok(Some(Private::with(lock, number)));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
@@ -116,6 +116,9 @@ impl Arena {
             return Err(AdoptError::Sparse { got, want });
         }
         let arena = Self::map(fd.as_fd(), layout).map_err(io::Error::from)?;
+        // Nor do this process's children need it. Where that is refused they just have it.
+        // SAFETY: the mapping stays as it is in this process.
+        let _ = unsafe { madvise(arena.base.cast(), layout.total() as usize, MmapAdvise::MADV_DONTFORK) };
         let header = arena.header();
         if header.magic.load(Ordering::Relaxed) != MAGIC || header.version.load(Ordering::Relaxed) != u32::from(VERSION)
         {
@@ -133,6 +136,17 @@ impl Arena {
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let base = unsafe { mmap(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, fd, 0)? };
         Ok(Self { base: base.cast(), layout })
+    }
+
+    /// Gives a child of fork(2) the memory of its parent's back: private pages take its place, which cost nothing until
+    /// they are used.
+    pub(crate) fn forsake(&self) {
+        let len = NonZeroUsize::new(self.layout.total() as usize).expect("an area has at least a header");
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+        // SAFETY: replaces this value's own mapping, all of it, by one of the same size and rights.
+        let replaced =
+            unsafe { mmap_anonymous(Some(self.base.addr()), len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) };
+        debug_assert!(replaced.is_ok());
     }
 
     fn initialise(&self) {

@@ -151,8 +151,10 @@ unsafe fn serve(gfs: *mut GfServer) {
     // After the last look at the contexts: a program that sees the socket may call gfserver_stop, which frees them.
     fields.set_listener(&listener);
     instance.serve(listener, contexts, signals).unwrap_or_else(|e| die(e));
-    release(&mut fields);
-    instance.conclude();
+    if !instance.is_parents() {
+        release(&mut fields);
+        instance.conclude();
+    }
     let _ = signals.thread_set_mask();
 }
 

@@ -17,6 +17,7 @@ use crate::channel::{self, ClientConfig, ServerConfig};
 use crate::handler::{Proxy, Settings};
 use crate::logging;
 use crate::origin;
+use crate::sys::fork::PerProcess;
 use crate::sys::process::ignore_write_signals;
 use crate::sys::standard::complain;
 
@@ -242,8 +243,24 @@ pub extern "C" fn gfproxy_stop() {
     });
 }
 
+/// How long the end of the process waits for a lock.
+const MOMENT: Duration = Duration::from_millis(250);
+
 /// The process's daemon.
-static DAEMON: Mutex<Option<Arc<Daemon>>> = Mutex::new(None);
+static DAEMON: PerProcess<Mutex<Option<Arc<Daemon>>>> = PerProcess::new();
+
+/// A child of fork(2) begins without one: it has none of its parent's threads.
+fn daemon() -> &'static Mutex<Option<Arc<Daemon>>> {
+    DAEMON.get_or(|_| Mutex::default())
+}
+
+/// Stops it at the end of the process.
+fn end_daemon() {
+    let daemon = DAEMON.get().and_then(|daemon| daemon.try_lock_for(MOMENT)?.take());
+    if let Some(daemon) = daemon {
+        daemon.stop();
+    }
+}
 
 /// Sets the defaults. NULL does nothing.
 ///
@@ -304,7 +321,7 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
             complain(format_args!("simplecached: {threads} threads: not in 1 to {GFPROXY_MAX_THREADS}"));
             return -1;
         }
-        let mut daemon = DAEMON.lock();
+        let mut daemon = daemon().lock();
         if daemon.is_some() {
             complain(format_args!("simplecached: started already"));
             return -1;
@@ -318,6 +335,7 @@ pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_opt
         match start_daemon(Config { locals: path(locals), delay, server }, metrics.map(text)) {
             Ok(started) => {
                 *daemon = Some(started);
+                logging::at_end(end_daemon);
                 notify(NotifyState::Ready);
                 0
             }
@@ -345,7 +363,7 @@ fn start_daemon(config: Config, metrics: Option<String>) -> Result<Arc<Daemon>, 
 #[unsafe(no_mangle)]
 pub extern "C" fn gfproxy_cached_reload() -> c_int {
     guard(-1, || {
-        let daemon = DAEMON.lock().clone();
+        let daemon = daemon().lock().clone();
         match daemon.map(|daemon| daemon.reload()) {
             Some(Ok(())) => 0,
             Some(Err(error)) => {
@@ -365,9 +383,9 @@ pub extern "C" fn gfproxy_cached_reload() -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn gfproxy_cached_stop() {
     guard((), || {
-        notify(NotifyState::Stopping);
-        let daemon = DAEMON.lock().take();
+        let daemon = daemon().lock().take();
         if let Some(daemon) = daemon {
+            notify(NotifyState::Stopping);
             daemon.stop();
         }
     });

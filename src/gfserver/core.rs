@@ -15,8 +15,8 @@ use super::instance::Seat;
 use super::parking::{Connection, Parking};
 use super::request::Malformed;
 use crate::logging::Limiter;
+use crate::sys::fork::{Private, generation};
 use crate::sys::net::{self, Listener};
-use crate::sys::standard;
 
 /// The epoll's names for its descriptors: these two, and FIRST_PLACE plus the place of a parked connection.
 const LISTENER: u64 = 0;
@@ -37,12 +37,14 @@ pub(super) enum Event {
 
 pub(super) struct Core {
     listener: Listener,
-    epoll: Epoll,
+    /// That of the process that serves.
+    generation: u64,
+    epoll: Private<Epoll>,
     pub(super) crew: Crew,
     /// Readable from the end on: every worker sees it.
-    end_bell: EventFd,
+    end_bell: Private<EventFd>,
     /// Wakes the housekeeper.
-    pub(super) house_bell: EventFd,
+    pub(super) house_bell: Private<EventFd>,
     pub(super) parked: Mutex<Parked>,
     /// So many connections may be parked: the rest of the descriptors is for the program.
     ceiling: usize,
@@ -67,17 +69,18 @@ pub(super) struct Parked {
 
 impl Core {
     pub(super) fn new(listener: Listener, seats: Arc<[Seat]>) -> nix::Result<Self> {
-        let epoll = standard::epoll()?;
-        let end_bell = standard::event()?;
+        let epoll = Private::epoll()?;
+        let end_bell = Private::event()?;
         epoll.add(&listener, listener_event())?;
-        epoll.add(&end_bell, EpollEvent::new(EpollFlags::EPOLLIN, END))?;
+        epoll.add(&*end_bell, EpollEvent::new(EpollFlags::EPOLLIN, END))?;
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         Ok(Self {
             listener,
+            generation: generation(),
             epoll,
             crew: Crew::new(seats.len()),
             end_bell,
-            house_bell: standard::event()?,
+            house_bell: Private::event()?,
             parked: Mutex::default(),
             ceiling: ceiling(usize::try_from(descriptors).unwrap_or(usize::MAX), seats.len()),
             seats,
@@ -87,6 +90,11 @@ impl Core {
             workers: AtomicUsize::new(0),
             complaints: Limiter::new(module_path!(), 1),
         })
+    }
+
+    /// Whether this is a child of fork(2) of the process that serves: it has none of the threads.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.generation != generation()
     }
 
     /// Waits for something to do. Each event goes to one worker.

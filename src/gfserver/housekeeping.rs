@@ -26,7 +26,7 @@ impl Core {
     pub(super) fn keep_house(&self, signals: SigSet) {
         let mut resume_at = None;
         let mut watch = Watch::default();
-        while !self.is_ending() {
+        while !self.is_ending() && !self.is_inherited() {
             let now = Instant::now();
             self.expire(now);
             if resume_at.is_some_and(|resume_at| resume_at <= now) {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::core::Core;
 use super::crew::Calls;
 use super::worker::Worker;
 use crate::sys::contexts::{Called, Context};
+use crate::sys::fork::generation;
 use crate::sys::net::{self, Listener};
 use crate::sys::standard;
 
@@ -86,6 +87,8 @@ pub(crate) struct Instance {
     settings: Mutex<Settings>,
     state: Mutex<State>,
     stopped: Condvar,
+    /// That of the process that serves; 0 before.
+    serves_in: AtomicU64,
 }
 
 struct Settings {
@@ -114,6 +117,7 @@ impl Instance {
             settings: Mutex::new(Settings { listen: None, stop_timeout: STOP_TIMEOUT }),
             state: Mutex::new(State::Fresh),
             stopped: Condvar::new(),
+            serves_in: AtomicU64::new(0),
         }
     }
 
@@ -157,6 +161,7 @@ impl Instance {
 
     /// Serves until the end, on `contexts.len()` worker threads. `signals` are those that the calling thread takes.
     pub(crate) fn serve(&self, listener: Listener, contexts: Vec<Context>, signals: SigSet) -> Result<(), StartError> {
+        self.serves_in.store(generation(), Ordering::Release);
         let core = Arc::new(Core::new(listener, Arc::clone(&self.seats))?);
         let serving = Serving { core, thread: gettid(), workers: Arc::default() };
         {
@@ -168,8 +173,15 @@ impl Instance {
         }
         serving.start_workers(contexts)?;
         serving.core.keep_house(signals);
-        serving.wind_down(signals);
+        if !serving.core.is_inherited() {
+            serving.wind_down(signals);
+        }
         Ok(())
+    }
+
+    /// Whether it serves in the parent of this process, which has no part in that.
+    pub(crate) fn is_parents(&self) -> bool {
+        ![0, generation()].contains(&self.serves_in.load(Ordering::Acquire))
     }
 
     /// The server is gone: whoever is in [`Self::stop`] may return.
@@ -182,6 +194,9 @@ impl Instance {
     /// own thread it returns at once, and on the thread that is in `gfserver_serve` (a signal handler) it does what that
     /// thread would have done.
     pub(crate) fn stop(&self) -> bool {
+        if self.is_parents() {
+            return true;
+        }
         let mut state = self.state.lock();
         let serving = match &*state {
             State::Serving(serving) => serving.clone(),

@@ -11,7 +11,7 @@ use super::core::{Core, Event, Presence};
 use super::parking::{Connection, Wait};
 use super::request::{self, MAX_LINE, Malformed};
 use crate::sys::contexts::Context;
-use crate::sys::net;
+use crate::sys::{net, process};
 
 /// So many connections a worker accepts before it looks for other events again.
 const BURST: usize = 16;
@@ -133,6 +133,10 @@ impl Worker {
         seat.take_up(&connection.socket);
         self.core.enter_handler(seat);
         let called = self.context.call(&connection.socket, line, &words);
+        if self.core.is_inherited() {
+            // A child that its handler made. It must not go on as a worker: the connections are its parent's.
+            process::end_at_once("gfserver: a child process returned from its handler: it ends");
+        }
         self.core.leave_handler(seat);
         match seat.leave(&called) {
             Ending::Complete => self.finish(connection),

@@ -43,6 +43,14 @@ impl Flow {
         self.state.lock().refusing = true;
     }
 
+    /// Waits for the requests in flight, for `limit` at most.
+    pub(super) fn settle(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        if let Some(mut state) = self.state.try_lock_until(deadline) {
+            while state.in_flight > 0 && !self.settled.wait_until(&mut state, deadline).timed_out() {}
+        }
+    }
+
     /// Refuses requests from now on and waits for those in flight, for requests to the origin whose last reader has left,
     /// then until the clients have what was sent to them. Returns how many of the first kind that is not done are left at
     /// the end of `limit`.

@@ -10,15 +10,19 @@ mod metrics;
 mod settings;
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::warn;
 use parking_lot::{Mutex, RwLock};
 
 use crate::channel::{Client, ClientError, OpenError, Transfer};
+use crate::logging;
 use crate::metrics::{Exporter, ListenError, Metrics};
 use crate::origin::{Config as OriginConfig, Origin, OriginError};
 use crate::reply::{Outcome, Reply, Status};
+use crate::sys::fork::PerProcess;
 pub(crate) use client::Connection;
 use client::Watched;
 use flow::Flow;
@@ -35,6 +39,9 @@ const CHANNEL_RETRY: Duration = Duration::from_secs(2);
 /// put back, and a slower client waits without a segment: those serve all clients of the process.
 const PATIENCE: Duration = Duration::from_millis(50);
 const PATIENCE_WANTED: Duration = Duration::from_millis(2);
+
+/// How long the end of the process waits for a lock, and for requests that still run.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// Where a request's file comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,10 +123,24 @@ pub(crate) struct Proxy {
 enum Current {
     None,
     Some(Arc<Proxy>),
+    /// That of the parent of this process: the first request makes another one with its settings.
+    Parents(Settings),
     Stopped,
 }
 
-static PROXY: RwLock<Current> = RwLock::new(Current::None);
+static PROXY: PerProcess<RwLock<Current>> = PerProcess::new();
+
+/// In a child of fork(2), that follows from what the parent had, unless a thread of the parent's was just changing it.
+fn current() -> &'static RwLock<Current> {
+    PROXY.get_or(|parents| {
+        RwLock::new(match parents.and_then(RwLock::try_read).as_deref() {
+            Some(Current::Some(proxy)) => Current::Parents(proxy.settings.clone()),
+            Some(Current::Parents(settings)) => Current::Parents(settings.clone()),
+            Some(Current::Stopped) => Current::Stopped,
+            Some(Current::None) | None => Current::None,
+        })
+    })
+}
 
 impl Proxy {
     fn new(settings: Settings) -> Result<Arc<Self>, StartError> {
@@ -136,6 +157,7 @@ impl Proxy {
             metrics,
             exporter: Mutex::default(),
         });
+        logging::at_end(Self::end);
         if proxy.settings.cache {
             proxy.channel()?;
         }
@@ -151,7 +173,7 @@ impl Proxy {
 
     /// Makes the process's proxy.
     pub(crate) fn start(settings: Settings) -> Result<(), StartError> {
-        let mut current = PROXY.write();
+        let mut current = current().write();
         if matches!(*current, Current::Some(_)) {
             return Err(StartError::Twice);
         }
@@ -161,29 +183,57 @@ impl Proxy {
 
     /// The process's proxy, made from the environment if there never was one.
     pub(crate) fn get() -> Result<Arc<Self>, StartError> {
-        if let Current::Some(proxy) = &*PROXY.read() {
+        if let Current::Some(proxy) = &*current().read() {
             return Ok(Arc::clone(proxy));
         }
-        let mut current = PROXY.write();
-        match &*current {
-            Current::None => {}
+        let mut current = current().write();
+        let proxy = match &*current {
+            Current::None => Self::from_environment()?,
             Current::Some(proxy) => return Ok(Arc::clone(proxy)),
+            Current::Parents(settings) => Self::after_parents(settings)?,
             Current::Stopped => return Err(StartError::Stopped),
-        }
-        // First: what is wrong with the environment is told in the log.
-        crate::logging::start(Settings::default().verbosity);
-        let settings = Settings::from_environment()?;
-        let proxy = Self::new(Settings { cache: false, ..settings })?;
+        };
         *current = Current::Some(Arc::clone(&proxy));
         Ok(proxy)
     }
 
+    fn from_environment() -> Result<Arc<Self>, StartError> {
+        // First: what is wrong with the environment is told in the log.
+        logging::start(Settings::default().verbosity);
+        let settings = Settings::from_environment()?;
+        Self::new(Settings { cache: false, ..settings })
+    }
+
+    /// That of a child of fork(2). The parent may still have the address of the metrics.
+    fn after_parents(settings: &Settings) -> Result<Arc<Self>, StartError> {
+        match Self::new(settings.clone()) {
+            Err(error @ StartError::Metrics(_)) => {
+                warn!("{error}: this child of a process that serves metrics does not");
+                Self::new(Settings { metrics: None, ..settings.clone() })
+            }
+            made => made,
+        }
+    }
+
     /// The process's proxy, if it was started.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        match &*PROXY.read() {
+        match &*current().read() {
             Current::Some(proxy) => Some(Arc::clone(proxy)),
-            Current::None | Current::Stopped => None,
+            Current::None | Current::Parents(_) | Current::Stopped => None,
         }
+    }
+
+    /// Stops the process's proxy at its end, as far as that takes but moments: what is stopped then runs, or is held by
+    /// a thread that is gone for ever.
+    fn end() {
+        let Some(mut current) = PROXY.get().and_then(|current| current.try_write_for(MOMENT)) else { return };
+        let Current::Some(proxy) = mem::replace(&mut *current, Current::Stopped) else { return };
+        drop(current);
+        proxy.close();
+        proxy.flow.settle(MOMENT);
+        // With their idle connections; requests that still run keep theirs.
+        let origins = proxy.origins.try_write_for(MOMENT).map(|mut origins| mem::take(&mut *origins));
+        drop(origins);
     }
 
     /// As [`Flow::drain`].
@@ -194,16 +244,20 @@ impl Proxy {
     /// Closes the channel. Handlers refuse from now on, those of before as well; a later start makes a new proxy.
     pub(crate) fn stop(self: &Arc<Self>) {
         {
-            let mut current = PROXY.write();
+            let mut current = current().write();
             // Not one that was started since.
             if matches!(&*current, Current::Some(proxy) if Arc::ptr_eq(proxy, self)) {
                 *current = Current::Stopped;
             }
         }
+        self.close();
+    }
+
+    fn close(&self) {
         self.flow.refuse();
         let exporter = self.exporter.lock().take();
         drop(exporter);
-        let channel = std::mem::replace(&mut *self.channel.lock(), Channel::Stopped);
+        let channel = mem::replace(&mut *self.channel.lock(), Channel::Stopped);
         if let Some(client) = channel.client() {
             client.stop();
         }
@@ -235,6 +289,8 @@ impl Proxy {
             return Ok(Arc::clone(origin));
         }
         let origin = Arc::new(Origin::new(url, OriginConfig::from_environment()?)?);
+        // Once more, now that libcurl and its TLS are there: they are taken down after that.
+        logging::at_end(Self::end);
         Ok(Arc::clone(self.origins.write().entry(url.to_owned()).or_insert(origin)))
     }
 

@@ -7,14 +7,17 @@ mod queue;
 use std::env;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::{io, mem, ptr};
 
 use env_filter::Filter;
 use jiff::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record, warn};
 use parking_lot::Mutex;
 
+use crate::sys::fork::PerProcess;
 use crate::sys::process::{at_exit, spawn};
 use crate::sys::standard::{self, StandardError};
 pub(crate) use limit::{LeftOut, Limiter};
@@ -23,16 +26,27 @@ use queue::Queue;
 
 /// How long the end of the process waits for lines that nobody takes.
 const LAST_LINES: Duration = Duration::from_millis(250);
+/// How long it waits for the last tasks.
+const LAST_TASKS_LIMIT: Duration = Duration::from_secs(2);
 
 struct Logger {
     filter: Filter,
     format: Format,
+    /// Those that wait at a fork(2) are the parent's to write.
+    output: PerProcess<Output>,
+}
+
+#[derive(Default)]
+struct Output {
     queue: Queue,
+    is_written: AtomicBool,
+    /// The thread that writes.
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
-/// The thread that writes.
-static WRITER: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
+/// What the writer does at the end of the process, before its last lines.
+static LAST_TASKS: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 
 /// Starts logging, unless the program has a logger of its own. `verbosity` is the number of `-v`; the variable
 /// `GFPROXY_LOG` (`info`, or `gfproxy::channel=debug,warn`) says more precisely what to log, `GFPROXY_LOG_FORMAT` (`text`
@@ -54,16 +68,14 @@ pub(crate) fn start(verbosity: i32) {
     let mut first = false;
     let logger = LOGGER.get_or_init(|| {
         first = true;
-        Logger { filter, format, queue: Queue::default() }
+        Logger { filter, format, output: PerProcess::new() }
     });
     // The program's own logger stays.
     if !first || log::set_logger(logger).is_err() {
         return;
     }
-    let writer = spawn("log", || logger.queue.write_to(StandardError, |dropped| logger.dropped(dropped)));
-    match writer {
-        Ok(writer) => *WRITER.lock() = Some(writer),
-        Err(error) => return standard::complain(format_args!("gfproxy: no thread for the log: {error}")),
+    if let Err(error) = logger.output().write(logger) {
+        return standard::complain(format_args!("gfproxy: no thread for the log: {error}"));
     }
     at_exit(end);
     log::set_max_level(level);
@@ -74,23 +86,43 @@ pub(crate) fn start(verbosity: i32) {
 
 /// Waits a moment until what was logged is written.
 pub(crate) fn flush() {
-    if let Some(logger) = LOGGER.get() {
-        logger.queue.flush(LAST_LINES);
+    if let Some(output) = LOGGER.get().and_then(|logger| logger.output.get()) {
+        output.queue.flush(LAST_LINES);
     }
 }
 
 /// How many lines standard error did not take.
 pub(crate) fn dropped() -> u64 {
-    LOGGER.get().map_or(0, |logger| logger.queue.lost())
+    LOGGER.get().and_then(|logger| logger.output.get()).map_or(0, |output| output.queue.lost())
 }
 
-/// The last thing that is logged: the writer writes it and leaves. One that standard error does not let go stays.
+/// Lets the writer do `task` when the program calls exit(3) or returns from main. Not the thread that does: a signal handler
+/// may call exit(3), on a thread that holds the locks which the task takes.
+///
+/// What libraries clean up that were set up before this call is still there then.
+pub(crate) fn at_end(task: fn()) {
+    let mut tasks = LAST_TASKS.lock();
+    if !tasks.iter().any(|&known| ptr::fn_addr_eq(known, task)) {
+        tasks.push(task);
+    }
+    drop(tasks);
+    at_exit(end);
+}
+
+fn do_last_tasks() {
+    for task in mem::take(&mut *LAST_TASKS.lock()) {
+        task();
+    }
+}
+
+/// The last thing that is logged: the writer writes it and leaves. One that standard error does not let go stays, and so
+/// does one whose tasks take too long. A child of fork(2) that has logged nothing has no writer.
 extern "C" fn end() {
-    let Some(logger) = LOGGER.get() else { return };
-    if logger.queue.flush(LAST_LINES)
-        && let Some(writer) = WRITER.lock().take()
+    let Some(output) = LOGGER.get().and_then(|logger| logger.output.get()) else { return };
+    if output.queue.flush(LAST_LINES)
+        && output.queue.end(LAST_TASKS_LIMIT)
+        && let Some(writer) = output.writer.try_lock_for(LAST_LINES).and_then(|mut writer| writer.take())
     {
-        logger.queue.end();
         // A writer that panicked has printed why.
         let _ = writer.join();
     }
@@ -135,7 +167,24 @@ fn strangers(filters: &str) -> impl Iterator<Item = &str> {
     names.filter(|name| !OURS.starts_with(name) && !name.starts_with(OURS))
 }
 
+impl Output {
+    /// Starts the writer, unless that was done before.
+    fn write(&'static self, logger: &'static Logger) -> io::Result<()> {
+        if self.is_written.load(Ordering::Relaxed) || self.is_written.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let told = |dropped| logger.dropped(dropped);
+        let writer = spawn("log", move || self.queue.write_to(StandardError, told, do_last_tasks))?;
+        *self.writer.lock() = Some(writer);
+        Ok(())
+    }
+}
+
 impl Logger {
+    fn output(&self) -> &Output {
+        self.output.get_or(|_| Output::default())
+    }
+
     /// The line that tells of lines that were dropped.
     fn dropped(&self, count: u64) -> Vec<u8> {
         let fields = [("dropped", count)];
@@ -152,11 +201,13 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         if self.filter.matches(record) {
-            self.queue.add(&self.format.line(record, Timestamp::now()));
+            self.output().queue.add(&self.format.line(record, Timestamp::now()));
+            // In a child of fork(2), nobody writes it yet. Where no thread is to be had it stays unwritten.
+            let _ = LOGGER.get().map(|logger| logger.output().write(logger));
         }
     }
 
     fn flush(&self) {
-        self.queue.flush(LAST_LINES);
+        flush();
     }
 }

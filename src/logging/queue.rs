@@ -22,8 +22,9 @@ struct Waiting {
     lost: u64,
     /// The writer has lines in its hands.
     writing: bool,
-    /// The writer is to leave once all is written.
+    /// The writer is to do its last task, and to leave once all is written.
     ended: bool,
+    has_left: bool,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +55,8 @@ impl Queue {
     /// Waits until all is written that was added before, for as long as `limit`. True if it is.
     pub(super) fn flush(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let mut waiting = self.waiting.lock();
+        // Not for ever: the end of the process may have come over the thread that has it.
+        let Some(mut waiting) = self.waiting.try_lock_until(deadline) else { return false };
         while waiting.writing || !waiting.lines.is_empty() {
             if self.written.wait_until(&mut waiting, deadline).timed_out() {
                 return false;
@@ -63,22 +65,43 @@ impl Queue {
         true
     }
 
-    /// Lets the writer leave once all is written.
-    pub(super) fn end(&self) {
-        self.waiting.lock().ended = true;
+    /// Lets the writer leave, once it has done its last task and all is written. True if that is within `limit`.
+    pub(super) fn end(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let Some(mut waiting) = self.waiting.try_lock_until(deadline) else { return false };
+        waiting.ended = true;
         self.arrived.notify_one();
+        while !waiting.has_left {
+            if self.written.wait_until(&mut waiting, deadline).timed_out() {
+                return false;
+            }
+        }
+        true
     }
 
     /// The writer's thread. `told` makes the line that tells of so many dropped ones.
-    pub(super) fn write_to(&self, mut target: impl Write + AsFd, told: impl Fn(u64) -> Vec<u8>) {
+    pub(super) fn write_to(
+        &self,
+        mut target: impl Write + AsFd,
+        told: impl Fn(u64) -> Vec<u8>,
+        last_task: impl FnOnce(),
+    ) {
+        self.write_until_end(&mut target, &told);
+        last_task();
+        self.write_until_end(&mut target, &told);
+        self.waiting.lock().has_left = true;
+        self.written.notify_all();
+    }
+
+    fn write_until_end(&self, target: &mut (impl Write + AsFd), told: &impl Fn(u64) -> Vec<u8>) {
         let mut lines = Vec::new();
         while let Some(dropped) = self.take(&mut lines) {
-            let refused = pieces(&lines).map(|piece| write_all(&mut target, piece)).sum();
+            let refused = pieces(&lines).map(|piece| write_all(target, piece)).sum();
             lines.clear();
             // Lines are dropped after those that wait, never before.
             let untold = dropped + refused;
             if untold > 0 {
-                let is_told = write_all(&mut target, &told(untold)) == 0;
+                let is_told = write_all(target, &told(untold)) == 0;
                 self.note(refused, if is_told { 0 } else { untold });
             }
         }
@@ -187,14 +210,15 @@ mod tests {
     }
 
     #[test]
-    fn at_the_end_the_writer_writes_what_waits_and_leaves() {
+    fn at_the_end_the_writer_does_its_last_task_writes_what_waits_and_leaves() {
         let queue = Queue::default();
-        queue.add(b"the last line\n");
-        queue.end();
+        queue.add(b"a line\n");
+        assert!(!queue.end(Duration::ZERO), "there is no writer yet");
         let (mut read, write) = io::pipe().expect("a pipe");
-        queue.write_to(write, |_| Vec::new());
+        queue.write_to(write, |_| Vec::new(), || queue.add(b"the last line\n"));
+        assert!(queue.end(Duration::ZERO));
         let mut written = String::new();
         io::Read::read_to_string(&mut read, &mut written).expect("what the writer wrote");
-        assert_eq!(written, "the last line\n");
+        assert_eq!(written, "a line\nthe last line\n");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::Metrics;
 use crate::logging::Limiter;
+use crate::sys::fork::{Private, generation};
 use crate::sys::process::spawn;
 use crate::sys::standard;
 
@@ -40,7 +42,8 @@ pub struct ListenError {
 /// A running exporter. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Exporter {
-    stop: Arc<EventFd>,
+    stop: Arc<Private<EventFd>>,
+    generation: u64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -49,17 +52,21 @@ impl Exporter {
     pub(crate) fn start(address: &str, metrics: Metrics) -> Result<Self, ListenError> {
         let failed = |error| ListenError { address: address.to_owned(), error };
         let listener = listen(address).map_err(failed)?;
-        let stop = Arc::new(standard::event().map_err(|errno| failed(errno.into()))?);
+        let stop = Arc::new(Private::event().map_err(|errno| failed(errno.into()))?);
         let bound = listener.local_addr().map_err(failed)?;
         let server = Server { listener, stop: Arc::clone(&stop), metrics, complaints: Limiter::new(module_path!(), 1) };
         let thread = spawn("metrics", move || server.run()).map_err(failed)?;
         info!("metrics are at http://{bound}/metrics");
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, generation: generation(), thread: Some(thread) })
     }
 }
 
 impl Drop for Exporter {
     fn drop(&mut self) {
+        if self.generation != generation() {
+            // A child of fork(2) has no such thread.
+            return mem::forget(self.thread.take());
+        }
         // Cannot fail short of 2^64 - 1 stops.
         let _ = self.stop.write(1);
         // What it tells of may end on the exporter's own thread.
@@ -71,16 +78,16 @@ impl Drop for Exporter {
     }
 }
 
-fn listen(address: &str) -> io::Result<TcpListener> {
+fn listen(address: &str) -> io::Result<Private<TcpListener>> {
     let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
     let listener = standard::above(TcpListener::bind(&addresses[..])?)?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok(Private::new(listener))
 }
 
 struct Server {
-    listener: TcpListener,
-    stop: Arc<EventFd>,
+    listener: Private<TcpListener>,
+    stop: Arc<Private<EventFd>>,
     metrics: Metrics,
     complaints: Limiter<()>,
 }

@@ -21,6 +21,7 @@ use super::Origin;
 use super::spool::{Portion, temporary_file};
 use super::transfer::Sink;
 use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
+use crate::sys::fork::PerProcess;
 use crate::sys::process::spawn;
 
 /// What a flight keeps in memory, give or take one chunk.
@@ -73,13 +74,17 @@ impl Origin {
 }
 
 /// The threads that fetch. At the end of the process none may be in a library that has cleaned up.
-static FETCHES: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+static FETCHES: PerProcess<Mutex<Vec<JoinHandle<()>>>> = PerProcess::new();
+
+fn fetches() -> &'static Mutex<Vec<JoinHandle<()>>> {
+    FETCHES.get_or(|_| Mutex::default())
+}
 
 /// How often the end looks whether they have ended.
 const LOOK: Duration = Duration::from_millis(5);
 
 fn note(thread: JoinHandle<()>) {
-    let mut fetches = FETCHES.lock();
+    let mut fetches = fetches().lock();
     join_ended(&mut fetches);
     fetches.push(thread);
 }
@@ -94,7 +99,7 @@ fn join_ended(fetches: &mut Vec<JoinHandle<()>>) {
 /// Waits for the fetches, which nobody reads any more, to end. Returns how many are left at the deadline.
 pub(crate) fn wait_for_fetches(deadline: Instant) -> usize {
     loop {
-        let mut fetches = FETCHES.lock();
+        let mut fetches = fetches().lock();
         join_ended(&mut fetches);
         let left = fetches.len();
         drop(fetches);

@@ -4,6 +4,7 @@
 #[cfg(feature = "gfserver")]
 pub(crate) mod contexts;
 pub(crate) mod curl;
+pub(crate) mod fork;
 #[cfg(not(loom))]
 pub(crate) mod futex;
 pub(crate) mod gfserver;

@@ -12,13 +12,14 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use super::fork::Private;
 use super::handed;
 use super::standard::above;
 use crate::reply::Chunk;
 
-/// A listening TCP socket. It never blocks; the connections that it accepts do.
+/// A listening TCP socket. It never blocks; the connections that it accepts do. Closed in a child of fork(2).
 pub(crate) struct Listener {
-    socket: OwnedFd,
+    socket: Private<OwnedFd>,
 }
 
 impl Listener {
@@ -46,22 +47,22 @@ impl Listener {
         }
         socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
         socket::listen(&socket, Backlog::new(backlog)?)?;
-        Ok(Self { socket })
+        Ok(Self { socket: Private::new(socket) })
     }
 
     /// The listening TCP socket that a service manager handed over (`LISTEN_FDS`), if there is one.
     pub(crate) fn inherited() -> io::Result<Option<Self>> {
-        Ok(handed::take(|candidate| is_tcp(&candidate))?.map(|socket| Self { socket }))
+        Ok(handed::take(|candidate| is_tcp(&candidate))?.map(|socket| Self { socket: Private::new(socket) }))
     }
 
     /// Lets every connection accepted from now on send without delay (no Nagle), confirm a request together with the
     /// answer where that follows soon, and give up a send after `limit` without progress. Linux hands the options down
     /// from the listening socket, which saves calls per connection.
     pub(crate) fn set_connection_options(&self, limit: Duration) -> nix::Result<()> {
-        socket::setsockopt(&self.socket, sockopt::TcpNoDelay, &true)?;
+        socket::setsockopt(&*self.socket, sockopt::TcpNoDelay, &true)?;
         set_quick_ack(&self.socket, false)?;
         let limit = TimeVal::new(limit.as_secs() as _, limit.subsec_micros() as _);
-        socket::setsockopt(&self.socket, sockopt::SendTimeout, &limit)
+        socket::setsockopt(&*self.socket, sockopt::SendTimeout, &limit)
     }
 
     /// The address that the socket is bound to.

@@ -15,6 +15,19 @@ unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
 }
 
+unsafe extern "C-unwind" {
+    fn pthread_testcancel();
+}
+
+/// Ends this thread, if it was cancelled.
+///
+/// # Safety
+/// The frames of Rust on the stack let an unwinding pass (`extern "C-unwind"`, or plain Rust) and have nothing to drop.
+pub(crate) unsafe fn cancel_here() {
+    // SAFETY: the caller's promise.
+    unsafe { pthread_testcancel() };
+}
+
 /// While it lives, this thread is not cancelled: the provided `gfserver_stop` cancels its workers, and a cancellation that
 /// unwinds through Rust frames aborts the process.
 pub(crate) struct NoCancel(c_int);
@@ -42,6 +55,12 @@ pub(crate) fn sees_the_files_of(pid: i32) -> bool {
         let own = id(format!("/proc/self/{what}"));
         own.is_some() && own == id(format!("/proc/{pid}/{what}"))
     })
+}
+
+/// Whether this thread can be cancelled.
+#[cfg(test)]
+pub(crate) fn is_cancellable() -> bool {
+    NoCancel::new().0 != PTHREAD_CANCEL_DISABLE
 }
 
 /// Makes a write to a client that left an error (EPIPE) instead of a signal that ends the process, and so a file that would
@@ -108,6 +127,13 @@ pub(crate) fn spawn<T: Send + 'static>(
     // Cannot fail with a mask that was this thread's.
     let _ = signals.thread_set_mask();
     spawned
+}
+
+/// Ends a process that has no business to go on, with nothing of what exit(3) does.
+pub(crate) fn end_at_once(reason: &str) -> ! {
+    super::standard::complain(format_args!("{reason}"));
+    // SAFETY: takes a number, and does not return.
+    unsafe { libc::_exit(libc::EXIT_FAILURE) }
 }
 
 /// Lets `function` run when the program calls exit(3) or returns from main.

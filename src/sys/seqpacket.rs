@@ -17,6 +17,8 @@ use nix::unistd::getpid;
 use super::handed;
 use super::standard::above;
 
+use super::fork::Private;
+
 /// The most descriptors that come with one datagram (the kernel's SCM_MAX_FD). The protocol asks for one; but those that
 /// find no room the kernel closes as they are received, which may take as long as the peer likes.
 const MAX_DESCRIPTORS: usize = 253;
@@ -24,9 +26,9 @@ const MAX_DESCRIPTORS: usize = 253;
 // SAFETY: CMSG_SPACE only computes a number.
 const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as u32) } as usize;
 
-/// One end of a connection, or a listening socket. Non-blocking and close-on-exec.
+/// One end of a connection, or a listening socket. Non-blocking and close-on-exec, and closed in a child of fork(2).
 #[derive(Debug)]
-pub(crate) struct SeqPacket(OwnedFd);
+pub(crate) struct SeqPacket(Private<OwnedFd>);
 
 /// A peer's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,14 +96,14 @@ impl SeqPacket {
         let fd = new_socket()?;
         socket::bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
         socket::listen(&fd, Backlog::new(128)?)?;
-        Ok(Self(fd))
+        Ok(Self(Private::new(fd)))
     }
 
     /// The listening SOCK_SEQPACKET socket that a service manager handed over (`LISTEN_FDS`), if there is one.
     pub(crate) fn inherited() -> io::Result<Option<Self>> {
         let is_seqpacket =
             |candidate: BorrowedFd<'_>| socket::getsockopt(&candidate, sockopt::SockType) == Ok(SockType::SeqPacket);
-        Ok(handed::take(is_seqpacket)?.map(Self))
+        Ok(handed::take(is_seqpacket)?.map(|socket| Self(Private::new(socket))))
     }
 
     /// Where a listening socket is: its path, or its name behind an `@` where it is in the abstract namespace.
@@ -118,19 +120,19 @@ impl SeqPacket {
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
         let fd = new_socket()?;
         socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(Self(fd))
+        Ok(Self(Private::new(fd)))
     }
 
     /// Takes one waiting connection.
     pub(crate) fn accept(&self) -> io::Result<Self> {
         let fd = socket::accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
         // SAFETY: accept4 returned a new descriptor that nobody else owns.
-        Ok(Self(above(unsafe { OwnedFd::from_raw_fd(fd) })?))
+        Ok(Self(Private::new(above(unsafe { OwnedFd::from_raw_fd(fd) })?)))
     }
 
     /// Who connected: process, user and group at the time of connect(2).
     pub(crate) fn peer(&self) -> io::Result<UnixCredentials> {
-        Ok(socket::getsockopt(&self.0, sockopt::PeerCredentials)?)
+        Ok(socket::getsockopt(&*self.0, sockopt::PeerCredentials)?)
     }
 
     /// The process of a peer with these credentials.

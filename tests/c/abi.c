@@ -257,9 +257,18 @@ static void both_sides(void)
     do
         error = shm_channel_transfer_next(transfer, &data, &len);
     while (error == SHM_CHANNEL_OK && len > 0);
-    CHECK(error == SHM_CHANNEL_UNAVAILABLE || error == SHM_CHANNEL_OK);
+    CHECK(error == SHM_CHANNEL_UNAVAILABLE);
+    shm_channel_transfer_t *refused;
+    CHECK(shm_channel_client_open(client, "file", 4, &refused) == SHM_CHANNEL_UNAVAILABLE);
+
+    /* With the error the transfer was over, although another server would have the rest. */
+    CHECK(shm_channel_server_create("socket", 2, open_key, UNTOUCHED, &server) == SHM_CHANNEL_OK);
+    CHECK(shm_channel_client_open(client, "empty", 5, &refused) == SHM_CHANNEL_OK);
+    shm_channel_transfer_free(refused);
+    for (int i = 0; i < 3; i++)
+        CHECK(shm_channel_transfer_next(transfer, &data, &len) == SHM_CHANNEL_UNAVAILABLE);
     shm_channel_transfer_free(transfer);
-    CHECK(shm_channel_client_open(client, "file", 4, &transfer) == SHM_CHANNEL_UNAVAILABLE);
+    shm_channel_server_free(server);
     shm_channel_client_free(client);
     CHECK(access("socket", F_OK) != 0);
     CHECK(count_descriptors() == descriptors);

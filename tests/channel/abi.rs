@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::programs::{Program, built};
+use crate::programs::{Program, compile};
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -17,17 +17,20 @@ fn read(path: &Path) -> String {
 #[test]
 fn every_export_takes_nulls_and_edge_values() {
     let here = tempfile::tempdir().expect("a directory");
-    let program = here.path().join("abi");
-    let curl = Command::new("pkg-config").args(["--libs", "libcurl"]).output().expect("pkg-config");
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-I"]).arg(root("include")).arg("-o").arg(&program);
-    gcc.arg(root("tests/c/abi.c")).arg(built("libgfproxy.a")).args(["-lpthread", "-ldl", "-lm", "-lrt"]);
-    let ended = Program::run(gcc.args(String::from_utf8(curl.stdout).expect("UTF-8").split_whitespace()));
-    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
-
+    let program = compile("tests/c/abi.c", here.path());
     let ended = Program::run(Command::new(program).current_dir(here.path()));
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(ended.stdout, "every export answered\n");
+}
+
+#[test]
+fn threads_are_cancelled_before_a_call_or_after_it_and_never_in_between() {
+    let here = tempfile::tempdir().expect("a directory");
+    fs::write(here.path().join("file"), vec![7; 50_000]).expect("a file");
+    fs::write(here.path().join("locals.txt"), "/file file\n").expect("locals.txt");
+    let program = compile("tests/c/cancel.c", here.path());
+    let ended = Program::run(Command::new(program).arg("socket").current_dir(here.path()));
+    assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(0), "every thread ended\n"), "{ended:?}");
 }
 
 #[test]

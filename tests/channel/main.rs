@@ -6,6 +6,7 @@ mod programs;
 
 mod abi;
 mod examples;
+mod fork;
 mod held;
 mod leaving;
 mod memory;

@@ -27,6 +27,20 @@ pub fn built(name: &str) -> PathBuf {
     made("GFPROXY_BUILD", "build", name)
 }
 
+/// A C program of the tests, linked with the archive as `make` does.
+pub fn compile(source: &str, to: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = to.join(Path::new(source).file_stem().expect("a name"));
+    let curl = Command::new("pkg-config").args(["--libs", "libcurl"]).output().expect("pkg-config");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-I"]).arg(root.join("include"));
+    gcc.arg("-o").arg(&program).arg(root.join(source)).arg(built("libgfproxy.a"));
+    gcc.args(["-lpthread", "-ldl", "-lm", "-lrt"]);
+    let ended = Program::run(gcc.args(String::from_utf8(curl.stdout).expect("UTF-8").split_whitespace()));
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+    program
+}
+
 /// Whether the programs are linked with our gfserver, not with a provided one.
 pub fn has_own_gfserver() -> bool {
     let linked_with = fs::read_to_string(built("linked-with")).expect("what make wrote");

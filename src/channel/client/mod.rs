@@ -27,6 +27,7 @@ use parking_lot::{Condvar, Mutex};
 use super::address::{default_socket, settled_socket};
 use super::arena::{Arena, MemoryError};
 use super::layout::{Layout, LayoutError, MAX_RING};
+use crate::sys::fork::{Private, generation};
 use crate::sys::process::spawn;
 use crate::sys::seqpacket::SeqPacket;
 use crate::sys::standard;
@@ -34,6 +35,9 @@ pub use error::{Absence, OpenError, TransferError};
 use gate::Gate;
 use session::{ConnectError, Greeted, Session};
 pub use transfer::Transfer;
+
+/// Who holds a session that no transfer uses: the client's state, and its thread.
+const SESSION_OWNERS: usize = 2;
 
 /// How long to wait between attempts to reach an absent daemon: first, and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(5);
@@ -112,6 +116,8 @@ struct State {
 
 #[derive(Debug)]
 struct Shared {
+    /// That of the process that made it: no other may touch it, but for what never changes.
+    generation: u64,
     config: ClientConfig,
     layout: Layout,
     /// Memory for the first session: where it cannot be had, that shows at the start.
@@ -121,7 +127,7 @@ struct Shared {
     /// For long transfers over small segments.
     gate: Gate,
     /// Readable once the client stops or loses its session by itself.
-    poke: EventFd,
+    poke: Private<EventFd>,
     sessions: AtomicU64,
     resumed: AtomicU64,
     reused: AtomicU64,
@@ -143,8 +149,9 @@ impl Client {
         let layout = Layout::new(config.segments, config.segment_size)?;
         standard::fill();
         let memory = Arena::create(layout)?;
-        let poke = standard::event().map_err(io::Error::from)?;
+        let poke = Private::event().map_err(io::Error::from)?;
         let shared = Arc::new(Shared {
+            generation: generation(),
             config,
             layout,
             reserved: Mutex::new(Some(memory)),
@@ -161,9 +168,27 @@ impl Client {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Asks for the file behind `key`, any bytes. Returns once the daemon has answered.
+    /// Asks for the file behind `key`, any bytes. Returns once the daemon has answered. A client that a child of fork(2)
+    /// inherited is of no use to it.
     pub fn open<'a>(&'a self, key: &'a [u8]) -> Result<Transfer<'a>, OpenError> {
-        Transfer::open(&self.shared, key)
+        if self.shared.is_inherited() { Err(OpenError::Stopped) } else { Transfer::open(&self.shared, key) }
+    }
+
+    /// Goes on with a transfer that this process inherited from its parent, where that is.
+    pub(crate) fn go_on<'a>(&'a self, key: &'a [u8], inherited: &Transfer<'_>) -> Transfer<'a> {
+        Transfer::go_on(&self.shared, key, inherited)
+    }
+
+    /// Gives back the memory of a client that this process inherited from its parent, unless transfers use it: their
+    /// chunks stay as they are.
+    pub(crate) fn forsake(&self) {
+        if self.shared.is_inherited()
+            && let Some(state) = self.shared.state.try_lock()
+            && let Some(session) = &state.session
+            && Arc::strong_count(session) == SESSION_OWNERS
+        {
+            session.arena.forsake();
+        }
     }
 
     /// How it was set up.
@@ -191,6 +216,9 @@ impl Client {
 
     /// Ends the session and the thread. Transfers that are open fail; the memory goes when the last of them is dropped.
     pub fn stop(&self) {
+        if self.shared.is_inherited() {
+            return;
+        }
         let session = {
             let mut state = self.shared.state.lock();
             state.stopped = true;
@@ -216,6 +244,11 @@ impl Drop for Client {
 }
 
 impl Shared {
+    /// Whether it is the parent's of this process.
+    fn is_inherited(&self) -> bool {
+        self.generation != generation()
+    }
+
     /// The session, or None if there is none until the deadline.
     fn session(&self, deadline: Instant) -> Option<Arc<Session>> {
         let mut state = self.state.lock();

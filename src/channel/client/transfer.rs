@@ -4,6 +4,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+use std::mem::forget;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,8 @@ pub struct Transfer<'a> {
     sessions_lost: u32,
     /// See [`Transfer::be_prompt`].
     prompt: bool,
+    /// Why it is over before its end.
+    failed: Option<TransferError>,
 }
 
 /// What [`Transfer::step`] found.
@@ -66,12 +69,9 @@ enum Step {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn open(shared: &'a Shared, key: &'a [u8]) -> Result<Self, OpenError> {
-        if key.len() > MAX_KEY {
-            return Err(OpenError::KeyTooLong(key.len()));
-        }
+    fn new(shared: &'a Shared, key: &'a [u8]) -> Self {
         let begun = Instant::now();
-        let mut transfer = Self {
+        Self {
             shared,
             key,
             file: None,
@@ -86,7 +86,15 @@ impl<'a> Transfer<'a> {
             session: Weak::new(),
             sessions_lost: 0,
             prompt: false,
-        };
+            failed: None,
+        }
+    }
+
+    pub(super) fn open(shared: &'a Shared, key: &'a [u8]) -> Result<Self, OpenError> {
+        if key.len() > MAX_KEY {
+            return Err(OpenError::KeyTooLong(key.len()));
+        }
+        let mut transfer = Self::new(shared, key);
         let wait = shared.config.wait;
         let mut deadline = transfer.begun + wait;
         let mut attempts = 0;
@@ -119,10 +127,23 @@ impl<'a> Transfer<'a> {
         }
     }
 
+    /// Goes on with a transfer that was begun in the parent of this process, where that is.
+    pub(super) fn go_on(shared: &'a Shared, key: &'a [u8], inherited: &Transfer<'_>) -> Self {
+        let Transfer { file, at, ref failed, .. } = *inherited;
+        let mut transfer = Self::new(shared, key);
+        (transfer.file, transfer.at, transfer.failed) = (file, at, failed.clone());
+        transfer
+    }
+
     /// The length of the file in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a file's length, not a container's")]
     pub fn len(&self) -> u64 {
         self.file.map_or(0, |file| file.len)
+    }
+
+    /// Whether it was begun in the parent of this process, and is of no use here.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.shared.is_inherited()
     }
 
     /// How often the transfer went on in a new session.
@@ -147,8 +168,14 @@ impl<'a> Transfer<'a> {
     }
 
     /// The next bytes of the file; None after the last. They stay until the next are asked for. At most a segment's, or
-    /// 32 KiB where segments are smaller.
+    /// 32 KiB where segments are smaller. An error is the end of the transfer: it is all that there is from then on.
     pub fn next_chunk(&mut self) -> Result<Option<Chunk<'_>>, TransferError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.is_inherited() {
+            return Err(TransferError::Stopped);
+        }
         if let Some(run) = self.held.take() {
             self.release(run);
         }
@@ -156,7 +183,7 @@ impl<'a> Transfer<'a> {
             return Ok(None);
         }
         self.finish();
-        self.fetch()?;
+        self.fetch().inspect_err(|error| self.failed = Some(error.clone()))?;
         let Some(chunk) = self.ready.take() else {
             let reading = self.reading.as_ref().expect("the bytes are ready or in a segment");
             let chunk = reading.chunk(self.at);
@@ -409,6 +436,11 @@ impl<'a> Transfer<'a> {
 
 impl Drop for Transfer<'_> {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            // What it has is the parent's.
+            forget((self.lease.take(), self.reading.take()));
+            return;
+        }
         self.leave();
     }
 }

@@ -19,9 +19,9 @@ use crate::channel::arena::Arena;
 use crate::channel::layout::Layout;
 use crate::channel::owner::is_trusted;
 use crate::channel::wire::{Hello, HelloReply, VERSION};
+use crate::sys::fork::Private;
 use crate::sys::process;
 use crate::sys::seqpacket::{Process, Received};
-use crate::sys::standard;
 use crate::sys::watch::Watch;
 
 /// How long a proxy may take from connect to HELLO.
@@ -55,7 +55,7 @@ struct Newcomer {
 pub(super) struct Boss {
     shared: Arc<Shared>,
     bound: BoundSocket,
-    events: Epoll,
+    events: Private<Epoll>,
     next_id: u64,
     newcomers: HashMap<u64, Newcomer>,
     /// The processes of the sessions, where the kernel tells of them.
@@ -71,7 +71,7 @@ pub(super) struct Boss {
 
 impl Boss {
     pub(super) fn new(shared: Arc<Shared>, bound: BoundSocket) -> io::Result<Self> {
-        let events = standard::epoll()?;
+        let events = Private::epoll()?;
         events.add(shared.stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         events.add(bound.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         let watch = Watch::new().ok().filter(|watch| {

@@ -10,6 +10,7 @@ mod worker;
 
 use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use super::address::{BindError, BoundSocket, default_socket, settled_socket};
 use super::store::Store;
 use super::wire::{FEATURE_HELD, FEATURE_WITNESS};
 use crate::logging::Limiter;
+use crate::sys::fork::{Private, generation};
 use crate::sys::seqpacket::Process;
 use crate::sys::{process, standard};
 use session::Session;
@@ -80,7 +82,7 @@ pub(crate) struct Shared {
     /// By the peer's process.
     complaints: Limiter<Process>,
     /// The sessions' sockets, each for one event at a time.
-    requests: Epoll,
+    requests: Private<Epoll>,
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
     counters: Counters,
     /// The store's epoch that clients were told of last, and the right to tell them.
@@ -90,7 +92,7 @@ pub(crate) struct Shared {
     idle: AtomicUsize,
     stopping: AtomicBool,
     /// Readable for ever once the server stops.
-    stop: EventFd,
+    stop: Private<EventFd>,
 }
 
 impl Shared {
@@ -177,6 +179,8 @@ impl Shared {
 /// A running server. Dropping it stops it.
 pub struct Server {
     shared: Arc<Shared>,
+    /// That of the process that it serves in.
+    generation: u64,
     socket: PathBuf,
     threads: Vec<JoinHandle<()>>,
 }
@@ -187,8 +191,8 @@ impl Server {
         standard::fill();
         let socket = settled_socket(&config.socket);
         let bound = if config.inherit { BoundSocket::inherit_or_bind(&socket)? } else { BoundSocket::bind(&socket)? };
-        let requests = standard::epoll().map_err(io::Error::from)?;
-        let stop = standard::event().map_err(io::Error::from)?;
+        let requests = Private::epoll().map_err(io::Error::from)?;
+        let stop = Private::event().map_err(io::Error::from)?;
         requests.add(stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP)).map_err(io::Error::from)?;
         let shared = Arc::new(Shared {
             store,
@@ -204,7 +208,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             stop,
         });
-        let mut server = Self { shared, socket: bound.path.clone(), threads: Vec::new() };
+        let mut server = Self { shared, generation: generation(), socket: bound.path.clone(), threads: Vec::new() };
         let boss = boss::Boss::new(Arc::clone(&server.shared), bound)?;
         server.spawn("boss", move |_| boss.run())?;
         for i in 0..server.shared.threads {
@@ -241,6 +245,10 @@ impl Server {
     }
 
     fn shut_down(&mut self) {
+        if self.generation != generation() {
+            // A child of fork(2) has none of its threads.
+            return mem::forget(mem::take(&mut self.threads));
+        }
         self.shared.stopping.store(true, Ordering::SeqCst);
         // Cannot fail short of 2^64 - 1 stops.
         let _ = self.shared.stop.write(1);

@@ -4,13 +4,16 @@ use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::super::guard;
-use super::error::shm_channel_error_t::{self, SHM_CHANNEL_NULL};
+use super::error::shm_channel_error_t::{self, SHM_CHANNEL_CLOSED, SHM_CHANNEL_NULL};
 use super::error::status;
 use super::transfer::shm_channel_transfer_t;
 use crate::channel::{self, Client, ClientConfig};
+use crate::sys::fork::PerProcess;
+use crate::sys::process::cancel_here;
 
 /// The fewest bytes of a segment.
 pub const SHM_CHANNEL_MIN_SEGMENT_SIZE: u32 = 824;
@@ -30,7 +33,41 @@ const _: () = {
 
 /// A client: a pool of shared-memory segments and a session with a server, kept by a thread of its own.
 #[allow(non_camel_case_types)]
-pub struct shm_channel_client_t(Arc<Client>);
+pub struct shm_channel_client_t(Arc<Handle>);
+
+/// What a client and its transfers have in common, in whichever process they are.
+pub(super) struct Handle {
+    client: PerProcess<Arc<Client>>,
+    is_freed: AtomicBool,
+}
+
+impl Handle {
+    fn new(client: Client) -> Self {
+        let handle = Self { client: PerProcess::new(), is_freed: AtomicBool::new(false) };
+        handle.client.get_or(|_| Arc::new(client));
+        handle
+    }
+
+    /// The client of this process, which is made if it is a child of fork(2).
+    pub(super) fn client(&self) -> Result<Arc<Client>, shm_channel_error_t> {
+        if self.is_freed.load(Ordering::Acquire) {
+            return Err(SHM_CHANNEL_CLOSED);
+        }
+        let client = self.client.get_or_try(|parents| {
+            let parents = parents.expect("it was made with one");
+            parents.forsake();
+            Client::start(parents.config().clone()).map(Arc::new)
+        })?;
+        Ok(Arc::clone(client))
+    }
+
+    fn free(&self) {
+        self.is_freed.store(true, Ordering::Release);
+        if let Some(client) = self.client.get() {
+            client.stop();
+        }
+    }
+}
 
 /// Makes a client. The server need not be there yet: the client's thread connects, and connects again when it was lost.
 ///
@@ -45,7 +82,12 @@ pub struct shm_channel_client_t(Arc<Client>);
 ///
 /// Ownership: the client is the caller's, to be freed with shm_channel_client_free. `socket` is copied.
 ///
-/// Threads: any. A client that a fork(2) copies is of no use to the child.
+/// Threads: any.
+///
+/// fork(2): the child may use the client, too, and finds the server by itself: its first call makes it a session, memory
+/// and a thread of its own, which may fail with SHM_CHANNEL_SYSTEM. What it does never reaches the parent's, and it frees
+/// its copy or leaves it, as it likes. A transfer that was begun before goes on in both. vfork(2) and posix_spawn(3) are no
+/// matter.
 ///
 /// # Safety
 /// `socket` is NULL or NUL-terminated; `client` is NULL or points to memory for a pointer.
@@ -65,7 +107,7 @@ pub unsafe extern "C" fn shm_channel_client_create(
         let socket = unsafe { socket_path(socket) };
         let wait = Duration::from_millis(wait_ms.into());
         let started = Client::start(ClientConfig { socket, segments, segment_size, wait })?;
-        let handle = Box::into_raw(Box::new(shm_channel_client_t(Arc::new(started))));
+        let handle = Box::into_raw(Box::new(shm_channel_client_t(Arc::new(Handle::new(started)))));
         // SAFETY: not NULL, and room for a pointer by the caller's promise.
         unsafe { client.write(handle) };
         Ok(())
@@ -87,19 +129,24 @@ pub unsafe extern "C" fn shm_channel_client_create(
 /// Threads: any number at once with one client. More transfers at a time than there are segments wait for each other,
 /// so a thread that keeps one open must not wait for a second where another thread does the same.
 ///
+/// pthread_cancel: acts at the beginning of this call, before anything was done, or else after its return. No function of this
+/// library is cancelled in between. Asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS) is not for calls of it.
+///
 /// # Safety
 /// `client` is NULL or what shm_channel_client_create made, and not freed before this returns; `key` is NULL or points
 /// to `key_len` bytes; `transfer` is NULL or points to memory for a pointer.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn shm_channel_client_open(
+pub unsafe extern "C-unwind" fn shm_channel_client_open(
     client: *const shm_channel_client_t,
     key: *const c_char,
     key_len: usize,
     transfer: *mut *mut shm_channel_transfer_t,
 ) -> shm_channel_error_t {
+    // SAFETY: nothing in this frame or above it is Rust's and has to be dropped, should the thread end here.
+    unsafe { cancel_here() };
     status(|| {
         // SAFETY: NULL or a live client by the caller's promise.
-        let Some(shm_channel_client_t(client)) = (unsafe { client.as_ref() }) else { return Err(SHM_CHANNEL_NULL) };
+        let Some(shm_channel_client_t(handle)) = (unsafe { client.as_ref() }) else { return Err(SHM_CHANNEL_NULL) };
         if transfer.is_null() || (key.is_null() && key_len > 0) {
             return Err(SHM_CHANNEL_NULL);
         }
@@ -111,7 +158,7 @@ pub unsafe extern "C" fn shm_channel_client_open(
             // SAFETY: not NULL, and so many bytes by the caller's promise.
             _ => unsafe { std::slice::from_raw_parts(key.cast(), key_len) },
         };
-        let opened = shm_channel_transfer_t::open(client, key)?;
+        let opened = shm_channel_transfer_t::open(handle, key)?;
         // SAFETY: not NULL, and room for a pointer by the caller's promise.
         unsafe { transfer.write(Box::into_raw(Box::new(opened))) };
         Ok(())
@@ -132,8 +179,8 @@ pub unsafe extern "C" fn shm_channel_client_free(client: *mut shm_channel_client
     guard((), || {
         if !client.is_null() {
             // SAFETY: made by Box::into_raw, and freed once, by the caller's promise.
-            let shm_channel_client_t(client) = *unsafe { Box::from_raw(client) };
-            client.stop();
+            let shm_channel_client_t(handle) = *unsafe { Box::from_raw(client) };
+            handle.free();
         }
     });
 }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use self_cell::self_cell;
 
 use super::super::guard;
+use super::client::Handle;
 use super::error::shm_channel_error_t::{self, SHM_CHANNEL_NULL};
 use super::error::status;
 use crate::channel::{Client, Transfer};
 
 /// What a transfer borrows: so C may free the client first, and need not keep the key.
 struct Origin {
+    handle: Arc<Handle>,
     client: Arc<Client>,
     key: Box<[u8]>,
 }
@@ -29,9 +31,21 @@ self_cell!(
 pub struct shm_channel_transfer_t(Owned);
 
 impl shm_channel_transfer_t {
-    pub(super) fn open(client: &Arc<Client>, key: &[u8]) -> Result<Self, shm_channel_error_t> {
-        let origin = Origin { client: Arc::clone(client), key: key.into() };
+    pub(super) fn open(handle: &Arc<Handle>, key: &[u8]) -> Result<Self, shm_channel_error_t> {
+        let origin = Origin { handle: Arc::clone(handle), client: handle.client()?, key: key.into() };
         Ok(Self(Owned::try_new(origin, |origin| origin.client.open(&origin.key))?))
+    }
+
+    /// In a child of fork(2): goes on with a client of the child's own.
+    fn take_over(&mut self) -> Result<(), shm_channel_error_t> {
+        if self.0.borrow_dependent().is_inherited() {
+            let Origin { handle, key, .. } = self.0.borrow_owner();
+            let origin = Origin { handle: Arc::clone(handle), client: handle.client()?, key: key.clone() };
+            let inherited = self.0.borrow_dependent();
+            let own = Owned::new(origin, |origin| origin.client.go_on(&origin.key, inherited));
+            self.0 = own;
+        }
+        Ok(())
     }
 }
 
@@ -59,7 +73,8 @@ pub unsafe extern "C" fn shm_channel_transfer_length(transfer: *const shm_channe
 ///
 /// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
 /// SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
-/// transfer goes on with the next one where the file is still the same.
+/// transfer goes on with the next one where the file is still the same. After any of these errors but SHM_CHANNEL_NULL the
+/// transfer is over: each further call returns the same error at once, and all that is left is to free it.
 ///
 /// Ownership: the bytes lie in the shared memory, are valid until the next call with this transfer, and must not be
 /// written. The server's process could change them at any time: what must be checked and then used has to be copied
@@ -81,8 +96,9 @@ pub unsafe extern "C" fn shm_channel_transfer_next(
             return Err(SHM_CHANNEL_NULL);
         }
         // SAFETY: NULL or live, and this thread's alone, by the caller's promise.
-        let Some(shm_channel_transfer_t(owned)) = (unsafe { transfer.as_mut() }) else { return Err(SHM_CHANNEL_NULL) };
-        let (begin, size) = owned.with_dependent_mut(|_, transfer| {
+        let Some(transfer) = (unsafe { transfer.as_mut() }) else { return Err(SHM_CHANNEL_NULL) };
+        transfer.take_over()?;
+        let (begin, size) = transfer.0.with_dependent_mut(|_, transfer| {
             transfer.next_chunk().map(|chunk| chunk.map_or((std::ptr::null(), 0), |c| (c.as_ptr(), c.len())))
         })?;
         // SAFETY: not NULL, and room by the caller's promise.
