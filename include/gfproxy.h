@@ -228,7 +228,7 @@ void gfproxy_cached_stop(void);
  *
  * `ctx`: the context that gfserver gave to its worker function. `path`: NUL-terminated. `arg`: the origin's base URL,
  * NUL-terminated; where it is NULL or no http or https URL, the origin is that of gfproxy_start, or of the environment
- * variable GFPROXY_ORIGIN.
+ * variable GFPROXY_ORIGIN. A number below 4096, such as a worker's, counts as NULL; any other `arg` must be a string.
  *
  * Returns the number of bytes of the file that were sent. An HTTP status 404, 410, 401, 403 or 451 is answered with
  * GF_FILE_NOT_FOUND and returns 0. Any other failure before the first byte returns -1, upon which gfserver answers
@@ -238,7 +238,7 @@ void gfproxy_cached_stop(void);
  * Threads: any number at once, each with its own context. The thread is not cancelled (pthread_cancel) meanwhile.
  *
  * # Safety
- * `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this; `arg` is NULL or a
+ * `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this; `arg` is below 4096 or a
  * NUL-terminated string.
  */
 ssize_t handle_with_curl(gfcontext_t *ctx, const char *path, void *arg);
@@ -249,16 +249,15 @@ ssize_t handle_with_curl(gfcontext_t *ctx, const char *path, void *arg);
  *
  * Connects to the daemon if that has not been done. Where gfproxy_start was not called, the environment variables
  * GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_STALL_MS and
- * GFPROXY_METRICS count, and a GFPROXY_ORIGIN that cannot be used is an error here, too. `arg` is not used. A daemon that is
+ * GFPROXY_METRICS count, and a GFPROXY_ORIGIN that cannot be used is an error here, too. `arg` is not used: it
+ * may be anything, and is never looked at. A daemon that is
  * absent or silent is waited for, 10 s unless set otherwise. Parameters, returns, errors and threads otherwise as with
  * handle_with_curl.
  *
  * # Safety
- * As with handle_with_curl.
+ * As with handle_with_curl, but for `arg`.
  */
-ssize_t handle_with_cache(gfcontext_t *ctx,
-                          const char *path,
-                          void *arg);
+ssize_t handle_with_cache(gfcontext_t *ctx, const char *path, void *arg);
 
 /**
  * Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that is

@@ -17,7 +17,7 @@ use crate::sys::standard::settle;
 ///
 /// `ctx`: the context that gfserver gave to its worker function. `path`: NUL-terminated. `arg`: the origin's base URL,
 /// NUL-terminated; where it is NULL or no http or https URL, the origin is that of gfproxy_start, or of the environment
-/// variable GFPROXY_ORIGIN.
+/// variable GFPROXY_ORIGIN. A number below 4096, such as a worker's, counts as NULL; any other `arg` must be a string.
 ///
 /// Returns the number of bytes of the file that were sent. An HTTP status 404, 410, 401, 403 or 451 is answered with
 /// GF_FILE_NOT_FOUND and returns 0. Any other failure before the first byte returns -1, upon which gfserver answers
@@ -27,7 +27,7 @@ use crate::sys::standard::settle;
 /// Threads: any number at once, each with its own context. The thread is not cancelled (pthread_cancel) meanwhile.
 ///
 /// # Safety
-/// `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this; `arg` is NULL or a
+/// `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this; `arg` is below 4096 or a
 /// NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn handle_with_curl(ctx: *mut GfContext, path: *const c_char, arg: *mut c_void) -> libc::ssize_t {
@@ -40,12 +40,13 @@ pub unsafe extern "C" fn handle_with_curl(ctx: *mut GfContext, path: *const c_ch
 ///
 /// Connects to the daemon if that has not been done. Where gfproxy_start was not called, the environment variables
 /// GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_STALL_MS and
-/// GFPROXY_METRICS count, and a GFPROXY_ORIGIN that cannot be used is an error here, too. `arg` is not used. A daemon that is
+/// GFPROXY_METRICS count, and a GFPROXY_ORIGIN that cannot be used is an error here, too. `arg` is not used: it
+/// may be anything, and is never looked at. A daemon that is
 /// absent or silent is waited for, 10 s unless set otherwise. Parameters, returns, errors and threads otherwise as with
 /// handle_with_curl.
 ///
 /// # Safety
-/// As with handle_with_curl.
+/// As with handle_with_curl, but for `arg`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn handle_with_cache(
     ctx: *mut GfContext,
@@ -87,8 +88,8 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
     // SAFETY: a live context, for the length of the handler's call.
     let mut reply = unsafe { ContextReply::new(ctx) };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: NULL or NUL-terminated, by the caller's promise.
-        let origin = unsafe { origin_url(arg) };
+        // SAFETY: no address or NUL-terminated, by the caller's promise.
+        let origin = if route == Route::Cache { None } else { unsafe { origin_url(arg) } };
         match Proxy::get() {
             Ok(proxy) => proxy.handle(route, path, origin, &mut reply),
             Err(error) => {
@@ -124,12 +125,15 @@ fn complain(error: &StartError) {
     }
 }
 
+/// What is smaller is a number, not an address: no process has memory there.
+const LOWEST_ADDRESS: usize = 4096;
+
 /// The worker's argument, if it is a URL.
 ///
 /// # Safety
-/// `arg` is NULL or NUL-terminated for `'a`.
+/// `arg` is below [`LOWEST_ADDRESS`] or NUL-terminated for `'a`.
 unsafe fn origin_url<'a>(arg: *mut c_void) -> Option<&'a str> {
-    if arg.is_null() {
+    if arg.addr() < LOWEST_ADDRESS {
         return None;
     }
     // SAFETY: NUL-terminated by the caller's promise.

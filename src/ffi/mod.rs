@@ -10,11 +10,29 @@ mod simplecache;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::sys::process::NoCancel;
 use crate::sys::standard::settle;
 
 /// Runs the body of an export. A panic must not cross into C, where it would abort the process; the panic hook has told
-/// where and why, and the caller gets `failed`.
+/// where and why, and the caller gets `failed`. Nor may a cancellation (pthread_cancel) unwind these frames, which aborts,
+/// too: it waits for the caller's next cancellation point.
 fn guard<T>(failed: T, body: impl FnOnce() -> T) -> T {
+    let _no_cancel = NoCancel::new();
     settle();
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(failed)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sys::process::is_cancellable;
+
+    #[test]
+    fn no_export_is_cancelled_before_its_return() {
+        assert!(is_cancellable());
+        assert!(!guard(true, is_cancellable));
+        assert!(is_cancellable());
+        guard((), || panic!("on purpose"));
+        assert!(is_cancellable());
+    }
 }

@@ -174,6 +174,26 @@ fn a_body_that_outgrows_the_limit_of_files_is_an_error_and_no_end() {
 }
 
 #[test]
+fn the_number_of_a_worker_is_no_address() {
+    let origin = StaticOrigin::start(files(&SIZES));
+    let cache = Cache::start("simplecached_noasan", &files(&SIZES));
+    let main = |part, defines| Kit { defines, ..kits(part).remove(0) };
+    for kit in [
+        // None is one that anybody may read.
+        main(Part::Cache, &["-DHANDLER=handle_with_cache", "-DARG=(void *)(long)(i + 1)"]),
+        main(Part::Cache, &["-DHANDLER=handle_with_cache", "-DARG=(void *)-1L"]),
+        main(Part::Cache, &["-DHANDLER=handle_with_cache", "-DARG=(void *)(12345678L + i)"]),
+        main(Part::Origin, &["-DHANDLER=handle_with_curl", "-DARG=(void *)(long)(i + 1)"]),
+        main(Part::Origin, &["-DHANDLER=handle_with_curl", "-DARG=NULL"]),
+    ] {
+        let to = tempfile::tempdir().expect("a directory");
+        let mut webproxy = Command::new(kit.link(false, to.path()));
+        webproxy.env("GFPROXY_ORIGIN", origin.url()).env("GFPROXY_SOCKET", cache.socket());
+        serves(&mut webproxy, &kit);
+    }
+}
+
+#[test]
 fn a_variable_that_cannot_be_used_is_named() {
     let kit = kits(Part::Origin).remove(0);
     let to = tempfile::tempdir().expect("a directory");
