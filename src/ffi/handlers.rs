@@ -10,7 +10,7 @@ use crate::handler::{Connection, Proxy, Route, Settings, StartError};
 use crate::logging::{LeftOut, Limiter};
 use crate::reply::Outcome;
 use crate::sys::gfserver::{ContextReply, GfContext, path_bytes};
-use crate::sys::process::{NoCancel, ignore_write_signals};
+use crate::sys::process::{NoCancel, ignore_write_signals, is_ending, wait_for_end};
 use crate::sys::standard::settle;
 
 /// Answers a request with a file from an HTTP origin: `path` is appended to the origin's base URL.
@@ -101,6 +101,10 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
             }
         }
     }));
+    if is_ending() {
+        // What the provided gfserver would do with a context that it has freed is no better than the end.
+        wait_for_end();
+    }
     match outcome {
         Ok(Outcome::Sent(bytes)) => bytes as libc::ssize_t,
         Ok(Outcome::NotFound) => 0,

@@ -43,12 +43,12 @@ impl Flow {
         self.state.lock().refusing = true;
     }
 
-    /// Waits for the requests in flight, for `limit` at most.
-    pub(super) fn settle(&self, limit: Duration) {
+    /// Waits for the requests in flight, for `limit` at most. True if none is left.
+    pub(super) fn settle(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        if let Some(mut state) = self.state.try_lock_until(deadline) {
-            while state.in_flight > 0 && !self.settled.wait_until(&mut state, deadline).timed_out() {}
-        }
+        let Some(mut state) = self.state.try_lock_until(deadline) else { return false };
+        while state.in_flight > 0 && !self.settled.wait_until(&mut state, deadline).timed_out() {}
+        state.in_flight == 0
     }
 
     /// Refuses requests from now on and waits for those in flight, for requests to the origin whose last reader has left,

@@ -23,6 +23,7 @@ use crate::metrics::{Exporter, ListenError, Metrics};
 use crate::origin::{Config as OriginConfig, Origin, OriginError};
 use crate::reply::{Outcome, Reply, Status};
 use crate::sys::fork::PerProcess;
+use crate::sys::process::is_ending;
 pub(crate) use client::Connection;
 use client::Watched;
 use flow::Flow;
@@ -230,8 +231,10 @@ impl Proxy {
         let Current::Some(proxy) = mem::replace(&mut *current, Current::Stopped) else { return };
         drop(current);
         proxy.close();
-        proxy.flow.settle(MOMENT);
-        // With their idle connections; requests that still run keep theirs.
+        if !proxy.flow.settle(MOMENT) {
+            return;
+        }
+        // With their idle connections.
         let origins = proxy.origins.try_write_for(MOMENT).map(|mut origins| mem::take(&mut *origins));
         drop(origins);
     }
@@ -323,6 +326,9 @@ impl Proxy {
             },
         };
         let outcome = reply.conclude(outcome);
+        if is_ending() {
+            return outcome;
+        }
         let took = begun.elapsed();
         self.requests.count(source, &outcome, &reply, took);
         log_line::write(&reply, path, &outcome, took, source);

@@ -18,7 +18,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record, warn};
 use parking_lot::Mutex;
 
 use crate::sys::fork::PerProcess;
-use crate::sys::process::{at_exit, spawn};
+use crate::sys::process::{at_exit, begin_end, spawn};
 use crate::sys::standard::{self, StandardError};
 pub(crate) use limit::{LeftOut, Limiter};
 use line::Format;
@@ -118,6 +118,7 @@ fn do_last_tasks() {
 /// The last thing that is logged: the writer writes it and leaves. One that standard error does not let go stays, and so
 /// does one whose tasks take too long. A child of fork(2) that has logged nothing has no writer.
 extern "C" fn end() {
+    begin_end();
     let Some(output) = LOGGER.get().and_then(|logger| logger.output.get()) else { return };
     if output.queue.flush(LAST_LINES)
         && output.queue.end(LAST_TASKS_LIMIT)

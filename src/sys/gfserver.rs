@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
 
+use super::process::is_ending;
 use super::send_buffer::SendBuffer;
 use crate::handler::Connection;
 use crate::reply::{Chunk, ClientGone, Reply, Status};
@@ -92,6 +93,7 @@ unsafe extern "C" {
 /// The [`Reply`] of a handler that runs under a gfserver, the provided one or ours.
 pub(crate) struct ContextReply {
     ctx: *mut GfContext,
+    socket: c_int,
     header_sent: bool,
     buffer: SendBuffer,
     /// Asked for at once: of a client that has left the kernel does not know it any more.
@@ -105,12 +107,12 @@ impl ContextReply {
     pub(crate) unsafe fn new(ctx: *mut GfContext) -> Self {
         // SAFETY: a live context, by the caller's promise.
         let socket = unsafe { (*ctx).socket };
-        Self { ctx, header_sent: false, buffer: SendBuffer::new(socket), peer: getpeername(socket).ok() }
+        Self { ctx, socket, header_sent: false, buffer: SendBuffer::new(socket), peer: getpeername(socket).ok() }
     }
 
-    fn socket(&self) -> c_int {
-        // SAFETY: `new`'s caller promised a live context, which is this thread's alone during the call.
-        unsafe { (*self.ctx).socket }
+    /// At the end of the process the context may be gone.
+    fn check_end(&self) -> Result<(), ClientGone> {
+        if is_ending() { Err(ClientGone) } else { Ok(()) }
     }
 
     /// A failure is ignored: on a socket that is no TCP socket (a test's pair) these options do not exist.
@@ -118,7 +120,7 @@ impl ContextReply {
         // SAFETY: the kernel reads size_of::<T>() bytes of a value that outlives the call.
         unsafe {
             libc::setsockopt(
-                self.socket(),
+                self.socket,
                 level,
                 option,
                 std::ptr::from_ref(value).cast(),
@@ -160,7 +162,7 @@ impl Connection for ContextReply {
     // rest with zeros.
     fn cut(&self) {
         // SAFETY: shutdown(2) on a number; a wrong one is an error that changes nothing.
-        unsafe { libc::shutdown(self.socket(), libc::SHUT_RDWR) };
+        unsafe { libc::shutdown(self.socket, libc::SHUT_RDWR) };
     }
 
     fn peer(&self) -> String {
@@ -179,6 +181,7 @@ impl Reply for ContextReply {
             Status::Error => GF_ERROR,
         };
         let len = usize::try_from(len).map_err(|_| ClientGone)?;
+        self.check_end()?;
         self.header_sent = true;
         // SAFETY: `new`'s caller promised a live context.
         let sent = unsafe { gfs_sendheader(self.ctx, status, len) };
@@ -186,6 +189,7 @@ impl Reply for ContextReply {
     }
 
     fn body(&mut self, chunk: Chunk<'_>) -> Result<(), ClientGone> {
+        self.check_end()?;
         // SAFETY: a live context, and a chunk that stays mapped; gfs_send hands the pointer to write(2) and reads
         // nothing itself, so memory that changes meanwhile is no data race of this program's.
         let sent = unsafe { gfs_send(self.ctx, chunk.as_ptr().cast_mut().cast(), chunk.len()) };

@@ -5,7 +5,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
@@ -127,6 +129,26 @@ pub(crate) fn spawn<T: Send + 'static>(
     // Cannot fail with a mask that was this thread's.
     let _ = signals.thread_set_mask();
     spawned
+}
+
+/// How long what is done at exit(3) may take, with some to spare.
+const END: Duration = Duration::from_secs(3);
+
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
+
+/// exit(3) was called.
+pub(crate) fn begin_end() {
+    IS_ENDING.store(true, Ordering::Relaxed);
+}
+
+/// Whether the process is about to end. The provided gfserver may have freed the contexts of running handlers by then.
+pub(crate) fn is_ending() -> bool {
+    IS_ENDING.load(Ordering::Relaxed)
+}
+
+/// Keeps this thread from going on, until the process has ended or should have.
+pub(crate) fn wait_for_end() {
+    thread::sleep(END);
 }
 
 /// Ends a process that has no business to go on, with nothing of what exit(3) does.
