@@ -32,6 +32,9 @@ $(foreach object,gfserver.o gfserver_noasan.o,$(if $(wildcard $(KIT)/$(object)),
     $(error KIT=DIR wants the directory that holds gfserver.o and gfserver_noasan.o: there is no $(KIT)/$(object))))
 endif
 
+# The objects of KIT may lie in a whole kit, whose mains the tests then take, too.
+KIT_DIR ?= $(and $(KIT),$(wildcard $(KIT)/../cache/webproxy.c),$(abspath $(KIT)/..))
+
 STRICT  := -std=gnu11 -Wall -Wextra -Werror -Iinclude -MMD -MP
 ASAN    := -fsanitize=address -fno-omit-frame-pointer
 LIBS     = $(shell pkg-config --libs libcurl) -lpthread -ldl -lm -lrt
@@ -124,6 +127,7 @@ demo: deps-demo all
 	BIN=$(BIN) scripts/demo.sh
 
 test: deps-test all models
+	$(and $(wildcard $(KIT_DIR)/server/webproxy.c),KIT_DIR=$(KIT_DIR)) \
 	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) TARGET=$(TARGET) \
 	    $(CARGO) test --no-fail-fast --locked --target-dir $(TARGET)
 
@@ -179,6 +183,8 @@ install: all
 	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include/gfproxy
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' scripts/gfproxy.pc.in > $(BUILD)/gfproxy.pc
 	$(INSTALL) -m 644 $(BUILD)/gfproxy.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/share/gfproxy
+	$(INSTALL) -m 644 scripts/valgrind.supp $(DESTDIR)$(PREFIX)/share/gfproxy
 
 clean:
 	rm -f $(PROGRAMS)

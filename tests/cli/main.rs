@@ -4,6 +4,8 @@
 mod fixture;
 #[path = "../common/load.rs"]
 mod load;
+#[path = "../common/memcheck.rs"]
+mod memcheck;
 #[path = "../common/programs.rs"]
 mod programs;
 #[path = "../common/static_origin.rs"]

@@ -155,6 +155,11 @@ impl Program {
         self.wait()
     }
 
+    /// What the program has written to standard output.
+    pub fn stdout_so_far(&self) -> String {
+        text(&self.stdout)
+    }
+
     /// What the program has written to standard error.
     pub fn stderr_so_far(&self) -> String {
         text(&self.stderr)
@@ -231,7 +236,7 @@ fn text(file: &File) -> String {
 }
 
 /// Addresses, in hexadecimal digits, and ports.
-fn listening_ports(pid: u32) -> Vec<(String, u16)> {
+pub fn listening_ports(pid: u32) -> Vec<(String, u16)> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
     let sockets: Vec<String> = descriptors
         .into_iter()

@@ -12,6 +12,7 @@ mod scrape;
 mod static_origin;
 
 mod documents;
+mod fork;
 mod logs;
 mod metrics;
 mod stdio;
