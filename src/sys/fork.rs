@@ -1,5 +1,5 @@
-//! What a child of fork(2) must not have in common with its parent: threads are not copied, locks are as they were just
-//! then, descriptors and shared memory are the same ones.
+//! What a child of fork(2) must not have in common with its parent: threads are not copied, locks are as they were
+//! just then, descriptors and shared memory are the same ones.
 //!
 //! So a child leaves what it inherited alone, for ever, and makes its own when it first needs it. It knows by its
 //! [`generation`] what it inherited.
@@ -52,8 +52,8 @@ fn begin_generation() -> u64 {
 
 /// Without a lock, which another thread may hold at a fork. Twice does no harm.
 fn set_up() {
-    // SAFETY: the page is this static's own; what its wiping does to it is what it is for. The handler takes nothing, and
-    // is there as long as the process. A kernel that does not wipe leaves it to the handler.
+    // SAFETY: the page is this static's own; what its wiping does to it is what it is for. The handler takes nothing,
+    // and is there as long as the process. A kernel that does not wipe leaves it to the handler.
     unsafe {
         let page = ptr::NonNull::from(&PAGE).cast();
         let _ = madvise(page, size_of::<Page>(), MmapAdvise::MADV_WIPEONFORK);
@@ -62,7 +62,8 @@ fn set_up() {
     IS_SET_UP.store(true, Ordering::Release);
 }
 
-/// Runs in a child of fork(3) before anything of the program does. Whatever it calls must be allowed in a signal handler.
+/// Runs in a child of fork(3) before anything of the program does. Whatever it calls must be allowed in a signal
+/// handler.
 extern "C" fn in_child() {
     PAGE.generation.store(0, Ordering::Relaxed);
     for (index, word) in PRIVATE.iter().enumerate() {
@@ -79,9 +80,9 @@ extern "C" fn in_child() {
 /// A bit for each descriptor that a child is not to keep. Larger numbers it keeps.
 static PRIVATE: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; _];
 
-/// What owns a descriptor that is closed in a child of fork(3), at once and without more ado: it could keep the peer from
-/// seeing this process's end, a lock from coming free, and an address from being bound again. In the child this value is
-/// dead: dropping it there does nothing, as the number may be another's by then.
+/// What owns a descriptor that is closed in a child of fork(3), at once and without more ado: it could keep the peer
+/// from seeing this process's end, a lock from coming free, and an address from being bound again. In the child this
+/// value is dead: dropping it there does nothing, as the number may be another's by then.
 #[derive(Debug)]
 pub(crate) struct Private<T> {
     owner: ManuallyDrop<T>,
@@ -146,8 +147,8 @@ impl<T> Drop for Private<T> {
     }
 }
 
-/// A value of which each process has its own, made when it is first asked for. Without a lock: of two threads that make it
-/// at a time the first wins. What a parent had is never dropped in its child.
+/// A value of which each process has its own, made when it is first asked for. Without a lock: of two threads that
+/// make it at a time the first wins. What a parent had is never dropped in its child.
 pub(crate) struct PerProcess<T>(AtomicPtr<Made<T>>);
 
 struct Made<T> {
@@ -178,8 +179,8 @@ impl<T> PerProcess<T> {
         self.last().filter(|made| made.generation == generation()).map(|made| &made.value)
     }
 
-    /// This process's value, made of what the parent had if need be. Of that `make` may use what never changes, and what
-    /// tells by itself whether it is whole, such as a lock that is tried.
+    /// This process's value, made of what the parent had if need be. Of that `make` may use what never changes, and
+    /// what tells by itself whether it is whole, such as a lock that is tried.
     pub(crate) fn get_or_try<E>(&self, make: impl FnOnce(Option<&T>) -> Result<T, E>) -> Result<&T, E> {
         if let Some(value) = self.get() {
             return Ok(value);
