@@ -71,13 +71,10 @@ const ACTS: [(Act, usize); 21] = [
     (Act::StaleRange, 20),
 ];
 
-const OFF: &[Act] = &[Act::Surplus, Act::Label];
-
 impl Act {
     pub fn draw(random: &mut Rng) -> Self {
         let acts: Vec<_> = ACTS.iter().flat_map(|&(act, times)| vec![act; times]).collect();
-        let act = acts[random.usize(..acts.len())];
-        if OFF.contains(&act) { Self::Plain } else { act }
+        acts[random.usize(..acts.len())]
     }
 
     /// Whether the answer may fail for it.

@@ -27,7 +27,6 @@ const SILENCE: Duration = Duration::from_millis(1600);
 
 /// How much of the log is a part of a report.
 const REPORTED: Duration = Duration::from_secs(5);
-const STRAYS: bool = false;
 
 pub struct Run {
     seed: u64,
@@ -148,9 +147,7 @@ impl Run {
             }
             (idle_since.elapsed() > SILENCE).then_some(())
         });
-        if STRAYS {
-            house.origin.send_strays(random);
-        }
+        house.origin.send_strays(random);
         let ports = house.ports();
         for route in ROUTES {
             for file in route.files() {
