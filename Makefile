@@ -103,7 +103,7 @@ $(BUILD)/kit_steque.o: $(STEQUE) | $(BUILD)
 # Cargo knows what is fresh. Only a changed archive or program is copied, so that nothing is relinked in vain.
 .PHONY: cargo
 cargo: | deps-build
-	$(CARGO) build --release --locked --lib --bins --target-dir $(TARGET)
+	$(CARGO) build --release --locked -p gfproxy -p gfclients --lib --bins --target-dir $(TARGET)
 
 UPDATE = cmp -s $(TARGET)/release/$(@F) $@ || cp $(TARGET)/release/$(@F) $@
 
@@ -129,7 +129,7 @@ demo: deps-demo all
 test: deps-test all models
 	$(and $(wildcard $(KIT_DIR)/server/webproxy.c),KIT_DIR=$(KIT_DIR)) \
 	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) TARGET=$(TARGET) \
-	    $(CARGO) test --no-fail-fast --locked --target-dir $(TARGET)
+	    $(CARGO) test --workspace --no-fail-fast --locked --target-dir $(TARGET)
 
 # Without SEED another one each time.
 TIME ?= 60
@@ -141,7 +141,7 @@ torture: all
 # Loom's models of the channel, which need a build of their own: in it the atomics are loom's.
 .PHONY: models
 models: deps-build
-	RUSTFLAGS='--cfg loom' $(CARGO) test --locked --lib --profile models --target-dir $(TARGET)/loom models::
+	RUSTFLAGS='--cfg loom' $(CARGO) test --locked -p shm-channel --lib --profile models --target-dir $(TARGET)/loom models::
 
 # Both gfservers meet in one run, so each has its own build.
 BENCH_BUILD  := $(BUILD)/bench
@@ -162,8 +162,8 @@ bench-channel: deps-build
 
 # The C sources have their own strict flags in every build; a test compares include/ with what cbindgen makes.
 check: deps-build all
-	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --locked --target-dir $(TARGET) -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked --target-dir $(TARGET) -- -D warnings
 	$(CARGO) test --locked --target-dir $(TARGET) --test kit headers::
 
 headers:

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, hint};
 
-use gfproxy::channel::{Client, ClientConfig, OpenFile, Server, ServerConfig, Store, StoreError};
+use shm_channel::{Client, ClientConfig, OpenFile, Server, ServerConfig, Store, StoreError};
 use tempfile::TempDir;
 
 use crate::bounds::PingPong;

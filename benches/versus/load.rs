@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gfproxy::getfile::{Header, HeaderParser, Parsed};
-use gfproxy::reply::Status;
+use getfile::Status;
+use getfile::{Header, HeaderParser, Parsed};
 use hdrhistogram::Histogram;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
 
@@ -237,7 +237,7 @@ impl<'a> Client<'a> {
 impl Protocol {
     fn request(self, path: &str) -> Vec<u8> {
         match self {
-            Self::Getfile => gfproxy::getfile::request(path.as_bytes()),
+            Self::Getfile => getfile::request(path.as_bytes()),
             Self::Http => format!("GET {path} HTTP/1.0\r\nHost: bench\r\n\r\n").into_bytes(),
         }
     }

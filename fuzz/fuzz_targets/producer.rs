@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gfproxy::fuzzing::producer(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| shm_channel::fuzzing::producer(bytes));

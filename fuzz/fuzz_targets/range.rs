@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gfproxy::fuzzing::range(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| origin::fuzzing::range(bytes));

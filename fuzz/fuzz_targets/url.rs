@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gfproxy::fuzzing::url(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| origin::fuzzing::url(bytes));

@@ -16,7 +16,7 @@ use hashbrown::HashTable;
 use log::warn;
 
 use super::line::{self, Words};
-use crate::channel::settled;
+use shm_channel::settled;
 
 /// So many skipped lines are named one by one; of the rest only the number is told.
 const NAMED_LINES: usize = 20;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::catalog::Catalog;
 use super::regular::open_regular;
-use crate::channel::{LOOKS, OpenFile, StoreError};
+use shm_channel::{LOOKS, OpenFile, StoreError};
 
 /// A file that nobody asked for so long is closed: its name may be gone, and its blocks are to come free within the minute
 /// that docs/locals.md promises. Whoever asks sees that himself.
@@ -147,7 +147,7 @@ impl Files {
         }
     }
 
-    /// See [`crate::channel::Store::take_idle`].
+    /// See [`shm_channel::Store::take_idle`].
     pub fn take_idle(&self, now: Instant) -> (Vec<Arc<OpenFile>>, Option<Instant>) {
         let (mut kept, mut idle) = (self.kept.lock(), Vec::new());
         loop {
@@ -189,7 +189,7 @@ mod tests {
 
     use super::super::catalog::Faults;
     use super::*;
-    use crate::channel::TICK;
+    use shm_channel::TICK;
 
     /// Files `/0`, `/1`, ... with their own number in them.
     fn files(directory: &Path, count: usize, limit: usize) -> Files {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::channel::MAX_KEY;
+use shm_channel::MAX_KEY;
 
 /// The longest path, Linux's PATH_MAX less the NUL.
 const MAX_PATH: usize = 4095;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Daemon;
-use crate::channel::{OpenFile, ServerStats};
-use crate::metrics::Metrics;
+use shm_channel::{OpenFile, ServerStats};
+use telemetry::metrics::Metrics;
 
 /// Tells of a daemon, as long as it lives.
 pub(super) fn tell(metrics: &Metrics, daemon: &Arc<Daemon>) {
@@ -61,6 +61,6 @@ pub(super) fn tell(metrics: &Metrics, daemon: &Arc<Daemon>) {
         "log_lines_dropped_total",
         "Log lines that standard error did not take.",
         none,
-        crate::logging::dropped,
+        telemetry::logging::dropped,
     );
 }

@@ -1,6 +1,6 @@
 //! The cache daemon: a catalog of files behind the channel's server.
 //!
-//! [`Daemon`] is what `simplecached` runs: the server's boss and workers (see [`crate::channel::server`]) ask its
+//! [`Daemon`] is what `simplecached` runs: the server's boss and workers (see [`shm_channel::server`]) ask its
 //! [`Store`] for files; a locals file says which there are.
 
 mod catalog;
@@ -19,12 +19,12 @@ use std::{mem, thread};
 use log::{info, warn};
 use parking_lot::{Mutex, RwLock};
 
-use crate::channel::{OpenFile, Server, ServerConfig, ServerError, ServerStats, Store, StoreError, settled};
-pub use crate::metrics::ListenError;
-use crate::metrics::{Exporter, Metrics, Seconds};
 pub use catalog::{Catalog, Faults, LoadError};
 pub use files::Files;
+use shm_channel::{OpenFile, Server, ServerConfig, ServerError, ServerStats, Store, StoreError, settled};
 pub(crate) use simple::SimpleCache;
+pub use telemetry::metrics::ListenError;
+use telemetry::metrics::{Exporter, Metrics, Seconds};
 
 /// How a daemon is set up.
 #[derive(Clone, Debug)]

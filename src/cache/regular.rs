@@ -6,8 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
 
-use crate::channel::{OpenFile, TICK};
-use crate::sys::standard::above;
+use base::standard::above;
+use shm_channel::{OpenFile, TICK};
 
 /// Opens a regular file and nothing else: opening a FIFO could wait, opening a device could do something. One that was
 /// written within the last tick is looked at so often.
@@ -42,7 +42,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::channel::LOOKS;
+    use shm_channel::LOOKS;
 
     #[test]
     fn a_file_written_just_now_is_opened_a_tick_later() {

@@ -12,9 +12,9 @@ use parking_lot::{Mutex, RwLock};
 
 use super::catalog::{Catalog, Faults, LoadError};
 use super::regular::open_regular;
-use crate::channel::{LOOKS, OpenFile};
-use crate::sys::fork::PerProcess;
-use crate::sys::process::at_exit;
+use base::fork::PerProcess;
+use base::process::at_exit;
+use shm_channel::{LOOKS, OpenFile};
 
 /// A catalog whose files are opened when they are first asked for, and closed all at once.
 #[derive(Default)]

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::guard;
-use crate::gfserver::{self, Instance, Seat};
-use crate::reply::Chunk;
-use crate::sys::contexts::{self, Context, Fields, View};
-use crate::sys::gfserver::{GfContext, GfServer, WorkerFunc};
-use crate::sys::process::block_signals;
-use crate::sys::standard::complain;
+use base::Chunk;
+use base::process::block_signals;
+use base::standard::complain;
+use gfserver::abi::{GfContext, GfServer, WorkerFunc};
+use gfserver::contexts::{self, Context, Fields, View};
+use gfserver::{self, Instance, Seat};
 
 /// Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.
 ///

@@ -7,11 +7,12 @@ use std::sync::LazyLock;
 use log::{debug, error};
 
 use crate::handler::{Connection, Proxy, Route, Settings, StartError};
-use crate::logging::{LeftOut, Limiter};
-use crate::reply::Outcome;
-use crate::sys::gfserver::{ContextReply, GfContext, path_bytes};
-use crate::sys::process::{NoCancel, ignore_write_signals, is_ending, wait_for_end};
-use crate::sys::standard::settle;
+use crate::kit_abi::{ContextReply, path_bytes};
+use base::process::{NoCancel, ignore_write_signals, is_ending, wait_for_end};
+use base::standard::settle;
+use base::{LeftOut, Limiter};
+use getfile::Outcome;
+use gfserver::abi::GfContext;
 
 /// Answers a request with a file from an HTTP origin: `path` is appended to the origin's base URL.
 ///

@@ -10,8 +10,8 @@ mod simplecache;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::sys::process::NoCancel;
-use crate::sys::standard::settle;
+use base::process::NoCancel;
+use base::standard::settle;
 
 /// Runs the body of an export. A panic must not cross into C, where it would abort the process; the panic hook has told
 /// where and why, and the caller gets `failed`. Nor may a cancellation (pthread_cancel) unwind these frames, which aborts,
@@ -25,7 +25,7 @@ fn guard<T>(failed: T, body: impl FnOnce() -> T) -> T {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sys::process::is_cancellable;
+    use base::process::is_cancellable;
 
     #[test]
     fn no_export_is_cancelled_before_its_return() {

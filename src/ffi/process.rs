@@ -13,13 +13,13 @@ use sd_notify::NotifyState;
 
 use super::guard;
 use crate::cache::{Config, Daemon};
-use crate::channel::{self, ClientConfig, ServerConfig};
 use crate::handler::{Proxy, Settings};
-use crate::logging;
-use crate::origin;
-use crate::sys::fork::PerProcess;
-use crate::sys::process::ignore_write_signals;
-use crate::sys::standard::complain;
+use base::fork::PerProcess;
+use base::process::ignore_write_signals;
+use base::standard::complain;
+use origin;
+use shm_channel::{self as channel, ClientConfig, ServerConfig};
+use telemetry::logging;
 
 /// The fewest bytes of a shared-memory segment.
 pub const GFPROXY_MIN_SEGMENT_SIZE: u32 = 824;

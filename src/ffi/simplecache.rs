@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::guard;
 use crate::cache::{LoadError, SimpleCache};
-use crate::sys::standard::complain;
+use base::standard::complain;
 
 /// `simplecache_init`.
 ///

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::reply::{Chunk, ClientGone, Outcome, Reply, Status};
+use base::Chunk;
+use getfile::{ClientGone, Outcome, Reply, Status};
 
 /// What a handler needs of its client beside the answer itself.
 pub(crate) trait Connection: Reply {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use log::warn;
 use parking_lot::{Condvar, Mutex};
 
-use crate::origin;
-use crate::sys::unconfirmed;
+use crate::kit_abi::unconfirmed;
+use origin;
 
 #[derive(Debug, Default)]
 pub(super) struct Flow {

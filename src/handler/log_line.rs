@@ -7,8 +7,8 @@ use std::time::Duration;
 use log::{Level, log_enabled};
 
 use super::{Source, Watched};
-use crate::logging::{LeftOut, Limiter};
-use crate::reply::Outcome;
+use base::{LeftOut, Limiter};
+use getfile::Outcome;
 
 const TARGET: &str = "gfproxy::request";
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use prometheus::IntCounter;
 
 use super::{Proxy, Source, Watched};
-use crate::channel::ClientStats;
-use crate::metrics::{Metrics, Seconds};
-use crate::reply::Outcome;
+use getfile::Outcome;
+use shm_channel::ClientStats;
+use telemetry::metrics::{Metrics, Seconds};
 
 /// The counters of one source of files.
 #[derive(Debug)]
@@ -102,6 +102,6 @@ pub(super) fn tell(metrics: &Metrics, proxy: &Arc<Proxy>) {
         "log_lines_dropped_total",
         "Log lines that standard error did not take.",
         none,
-        crate::logging::dropped,
+        telemetry::logging::dropped,
     );
 }

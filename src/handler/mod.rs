@@ -17,18 +17,18 @@ use std::time::{Duration, Instant};
 use log::warn;
 use parking_lot::{Mutex, RwLock};
 
-use crate::channel::{Client, ClientError, OpenError, Transfer};
-use crate::logging;
-use crate::metrics::{Exporter, ListenError, Metrics};
-use crate::origin::{Config as OriginConfig, Origin, OriginError};
-use crate::reply::{Outcome, Reply, Status};
-use crate::sys::fork::PerProcess;
-use crate::sys::process::is_ending;
+use base::fork::PerProcess;
+use base::process::is_ending;
 pub(crate) use client::Connection;
 use client::Watched;
 use flow::Flow;
+use getfile::{Outcome, Reply, Status};
 use metrics::Requests;
+use origin::{Config as OriginConfig, Origin, OriginError};
 pub(crate) use settings::{Settings, SettingsError};
+use shm_channel::{Client, ClientError, OpenError, Transfer};
+use telemetry::logging;
+use telemetry::metrics::{Exporter, ListenError, Metrics};
 
 /// Below this segment size a file's chunks are held back until they fill TCP segments.
 const CORK_BELOW: u32 = 64 << 10;

@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::channel::{ClientConfig, Layout, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE};
-use crate::origin::{check_base, shown};
+use origin::{check_base, shown};
+use shm_channel::{ClientConfig, Layout, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE};
 
 /// The longest path of a Unix socket, in bytes.
 const MAX_SOCKET_PATH: usize = 107;

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use gfproxy::cache::{Config, Daemon};
-use gfproxy::channel::{Client, ClientConfig, ServerConfig};
 use nix::sys::signal::Signal;
+use shm_channel::{Client, ClientConfig, ServerConfig};
 use tempfile::TempDir;
 
 use crate::pair::{Pair, replace};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use gfproxy::channel::{Client, ClientConfig, Transfer, TransferError};
+use shm_channel::{Client, ClientConfig, Transfer, TransferError};
 
 use crate::store::{Served, bytes};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gfproxy::channel::{Client, ClientConfig, OpenError, OpenFile, Server, ServerConfig, Store, StoreError};
+use shm_channel::{Client, ClientConfig, OpenError, OpenFile, Server, ServerConfig, Store, StoreError};
 
 use crate::second_client::SecondClient;
 

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gfproxy::channel::{Client, ClientConfig, OpenError, Transfer, TransferError};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use shm_channel::{Client, ClientConfig, OpenError, Transfer, TransferError};
 
 use crate::datagram;
 use crate::memory::{Memory, receive, send};

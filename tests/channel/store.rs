@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use gfproxy::channel::{OpenFile, Server, ServerConfig, Store, StoreError};
+use shm_channel::{OpenFile, Server, ServerConfig, Store, StoreError};
 use tempfile::TempDir;
 
 /// A server of files, with its socket, in a directory of its own.

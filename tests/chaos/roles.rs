@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use gfproxy::cache::{Config, Daemon};
-use gfproxy::channel::ServerConfig;
+use shm_channel::ServerConfig;
 
 use crate::channel::{client, fetch};
 use crate::library::Library;

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use gfproxy::cache::{Config, Daemon};
-use gfproxy::channel::{Client, ClientConfig, ServerConfig};
 use proptest::prelude::*;
+use shm_channel::{Client, ClientConfig, ServerConfig};
 
 use crate::channel::{client, config, fetch, read_all};
 use crate::library::Library;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::getfile_client::{DOWNLOAD, Ended, MEASURE, directory, names, run};
 use crate::getfile_server::{GetfileServer, Step, file};
+use crate::programs::program;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket};
 use nix::unistd::Pid;
@@ -335,7 +336,7 @@ fn refusing(call: &str) -> Command {
         assert!(gcc.arg("-ldl").status().expect("gcc").success());
         shim
     });
-    let mut client = Command::new(DOWNLOAD);
+    let mut client = Command::new(program(DOWNLOAD));
     client.env("LD_PRELOAD", &*SHIM).env("REFUSE", call);
     client
 }
@@ -345,7 +346,7 @@ fn refusing(call: &str) -> Command {
 fn no_signal_leaves_a_part_of_a_file() {
     let server = part();
     for signal in [Signal::SIGKILL, Signal::SIGSYS, Signal::SIGTERM, Signal::SIGQUIT] {
-        let begun = Begun::start(Command::new(DOWNLOAD), &server, 4);
+        let begun = Begun::start(Command::new(program(DOWNLOAD)), &server, 4);
         begun.until_begun(4);
         let status = begun.end(signal);
         assert_eq!(status.signal(), Some(signal as i32), "{status}");
@@ -371,7 +372,7 @@ fn where_files_need_names_the_signals_that_can_be_caught_leave_none() {
 fn an_ignored_signal_ends_no_download() {
     let server = part();
     let mut sh = Command::new("sh");
-    sh.args(["-c", r#"trap '' INT HUP; exec "$0" "$@""#, DOWNLOAD]);
+    sh.args(["-c", r#"trap '' INT HUP; exec "$0" "$@""#]).arg(program(DOWNLOAD));
     let mut begun = Begun::start(sh, &server, 1);
     begun.until_begun(1);
     for signal in [Signal::SIGINT, Signal::SIGHUP] {

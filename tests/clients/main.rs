@@ -4,6 +4,8 @@
 mod getfile_client;
 #[path = "../common/getfile_server.rs"]
 mod getfile_server;
+#[path = "../common/programs.rs"]
+mod programs;
 
 mod download;
 mod measure;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gfproxy::channel::{Client, ClientConfig, Transfer};
+use shm_channel::{Client, ClientConfig, Transfer};
 
 use crate::library::Library;
 use crate::pair::until;
@@ -43,7 +43,7 @@ pub fn read_all(mut transfer: Transfer<'_>, key: &str, expected: &[u8]) -> Resul
 }
 
 #[allow(unsafe_code)]
-fn equal(chunk: gfproxy::reply::Chunk<'_>, wanted: &[u8]) -> bool {
+fn equal(chunk: base::Chunk<'_>, wanted: &[u8]) -> bool {
     // SAFETY: the chunk is mapped while it lives, and its daemon writes it no more until it is released.
     unsafe { std::slice::from_raw_parts(chunk.as_ptr(), chunk.len()) == wanted }
 }

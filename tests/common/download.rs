@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use gfproxy::getfile::{HeaderParser, Parsed, request};
-use gfproxy::reply::Status;
+use getfile::Status;
+use getfile::{HeaderParser, Parsed, request};
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket};
 

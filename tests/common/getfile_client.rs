@@ -11,8 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-pub const DOWNLOAD: &str = env!("CARGO_BIN_EXE_gfclient_download");
-pub const MEASURE: &str = env!("CARGO_BIN_EXE_gfclient_measure");
+pub const DOWNLOAD: &str = "gfclient_download";
+pub const MEASURE: &str = "gfclient_measure";
 
 /// No test here has work for that long; a client that hangs fails its test.
 const WATCHDOG: Duration = Duration::from_secs(300);
@@ -36,7 +36,7 @@ impl Ended {
 
 /// Runs `program` in `directory` to its end.
 pub fn run(program: &str, directory: &Path, arguments: &[&str]) -> Ended {
-    let child = Command::new(program)
+    let child = Command::new(crate::programs::program(program))
         .args(arguments)
         .current_dir(directory)
         .stdin(Stdio::null())

@@ -140,7 +140,7 @@ fn what_nothing_in_the_log_matches_is_named() {
         assert_eq!(told.lines().count(), 1, "{filters}: {told}");
         assert!(told.contains(&format!("GFPROXY_LOG={filters:?}: ")) && told.contains(&words), "{filters}: {told}");
     }
-    for filters in ["warn", "WARN", "gfproxy", "gfproxy::channel=debug, gfproxy::request=off", "error/text", "=info"] {
+    for filters in ["warn", "WARN", "gfproxy", "shm_channel=debug, gfproxy::request=off", "error/text", "=info"] {
         let mut webproxy = proxy(&[]);
         webproxy.env("GFPROXY_LOG", filters);
         let told = Pair::start_with(directory(), "/a a\n", daemon(), webproxy).proxy.stop().stderr;

@@ -6,8 +6,8 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use gfproxy::origin::{Config, Origin};
-use gfproxy::reply::Outcome;
+use getfile::Outcome;
+use origin::{Config, Origin};
 
 use crate::support::{After, Collector, Exchange, OnChunk, ScriptedOrigin, config, fetch, fetch_with, pattern};
 

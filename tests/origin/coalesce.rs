@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use gfproxy::origin::{Config, Origin};
-use gfproxy::reply::Outcome;
+use getfile::Outcome;
+use origin::{Config, Origin};
 
 use crate::support::{After, Collector, OnChunk, ScriptedOrigin, config, pattern};
 

@@ -5,8 +5,8 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gfproxy::origin::{Config, Origin};
-use gfproxy::reply::Outcome;
+use getfile::Outcome;
+use origin::{Config, Origin};
 
 use crate::support::{After, Collector, Nginx, ScriptedOrigin, TlsOrigin, breaking_relay, config, pattern};
 

@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use gfproxy::origin::{Config, Origin};
-use gfproxy::reply::Outcome;
+use getfile::Outcome;
+use origin::{Config, Origin};
 
 use crate::support::{After, Collector, Exchange, OnChunk, ScriptedOrigin, config, fetch_with, pattern};
 

@@ -1,4 +1,4 @@
-//! `gfproxy::origin` against origins that behave and origins that do not.
+//! `origin` against origins that behave and origins that do not.
 
 mod bodies;
 mod coalesce;

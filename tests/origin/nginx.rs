@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-use gfproxy::origin::{Config, Origin};
-use gfproxy::reply::Outcome;
+use getfile::Outcome;
+use origin::{Config, Origin};
 
 use crate::support::{Collector, Nginx, OnChunk, config, pattern};
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use gfproxy::origin::Config;
-use gfproxy::reply::Outcome;
+use getfile::Outcome;
+use origin::Config;
 
 use crate::support::{After, Exchange, Fetched, config, fetch, fetch_with, pattern};
 
@@ -400,7 +400,7 @@ fn a_resumed_request_leaves_nothing_behind() {
             _ => x.answer("200 OK", &[], &file),
         }
     });
-    let origin = gfproxy::origin::Origin::new(&server.url(), config()).expect("an origin");
+    let origin = origin::Origin::new(&server.url(), config()).expect("an origin");
     for _ in 0..2 {
         let mut client = crate::support::Collector::default();
         assert_eq!(origin.serve(b"/file", &mut client), Outcome::Sent(SIZE as u64));

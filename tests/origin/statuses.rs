@@ -1,7 +1,7 @@
 //! What each answer of an origin is to the client, and where redirects may lead.
 
-use gfproxy::origin::{Config, Origin};
-use gfproxy::reply::{Outcome, Status};
+use getfile::{Outcome, Status};
+use origin::{Config, Origin};
 
 use crate::support::{After, Collector, ScriptedOrigin, config, fetch, fetch_with};
 

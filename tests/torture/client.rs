@@ -7,8 +7,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use gfproxy::getfile::{HeaderParser, Parsed, request};
-use gfproxy::reply::Status;
+use getfile::Status;
+use getfile::{HeaderParser, Parsed, request};
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket};
 

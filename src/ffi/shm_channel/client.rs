@@ -11,9 +11,9 @@ use super::super::guard;
 use super::error::shm_channel_error_t::{self, SHM_CHANNEL_CLOSED, SHM_CHANNEL_NULL};
 use super::error::status;
 use super::transfer::shm_channel_transfer_t;
-use crate::channel::{self, Client, ClientConfig};
-use crate::sys::fork::PerProcess;
-use crate::sys::process::cancel_here;
+use base::fork::PerProcess;
+use base::process::cancel_here;
+use shm_channel::{self as channel, Client, ClientConfig};
 
 /// The fewest bytes of a segment.
 pub const SHM_CHANNEL_MIN_SEGMENT_SIZE: u32 = 824;

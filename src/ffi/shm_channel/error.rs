@@ -5,8 +5,8 @@ use std::ffi::{CStr, c_char, c_int};
 use log::error;
 
 use super::super::guard;
-use crate::channel::{BindError, ClientError, LayoutError, OpenError, ServerError, TransferError};
-use crate::logging;
+use shm_channel::{BindError, ClientError, LayoutError, OpenError, ServerError, TransferError};
+use telemetry::logging;
 
 /// What a function of this library says. The numbers never change their meaning; later versions may add some.
 #[repr(C)]

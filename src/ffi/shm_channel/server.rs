@@ -10,7 +10,7 @@ use super::super::guard;
 use super::client::socket_path;
 use super::error::shm_channel_error_t::{self, SHM_CHANNEL_NULL, SHM_CHANNEL_RANGE};
 use super::error::status;
-use crate::channel::{MAX_KEY, OpenFile, Server, ServerConfig, Store, StoreError};
+use shm_channel::{MAX_KEY, OpenFile, Server, ServerConfig, Store, StoreError};
 
 /// The most threads of a server.
 pub const SHM_CHANNEL_MAX_THREADS: u32 = 1024;

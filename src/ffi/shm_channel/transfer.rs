@@ -9,7 +9,7 @@ use super::super::guard;
 use super::client::Handle;
 use super::error::shm_channel_error_t::{self, SHM_CHANNEL_NULL};
 use super::error::status;
-use crate::channel::{Client, Transfer};
+use shm_channel::{Client, Transfer};
 
 /// What a transfer borrows: so C may free the client first, and need not keep the key.
 struct Origin {

@@ -1,6 +1,7 @@
 //! A client of a handler, in memory: collects what it is sent, and can leave in the middle.
 
-use gfproxy::reply::{Chunk, ClientGone, Reply, Status};
+use base::Chunk;
+use getfile::{ClientGone, Reply, Status};
 
 #[derive(Debug, Default)]
 pub struct Collector {

@@ -8,9 +8,9 @@ mod tls;
 use std::time::Duration;
 
 pub use collector::{Collector, OnChunk, pattern};
-use gfproxy::origin::{Config, Origin};
-use gfproxy::reply::{Outcome, Status};
+use getfile::{Outcome, Status};
 pub use nginx::Nginx;
+use origin::{Config, Origin};
 pub use scripted::{After, Exchange, ScriptedOrigin};
 pub use tls::{TlsOrigin, breaking_relay};
 

@@ -1,0 +1,40 @@
+//! Our own GETFILE server, for programs that bring no gfserver.o. `docs/gfserver.md` has the wire, the decisions and the
+//! figures.
+//!
+//! All workers share one epoll and do the same work: whoever finds a connection accepts it, whoever finds its request
+//! complete calls the handler. So a request passes from the wire to the handler without a hand-off between threads,
+//! and a connection that makes its server wait, for the rest of a request or for the client's hang-up, lies parked in
+//! the epoll and holds no thread.
+//!
+//! - [`abi`]: the layout of the two structs of gfserver.h.
+//! - [`contexts`]: the calls of the program's handler.
+//! - [`instance`]: what `gfserver_init` makes: settings, the state from start to stop.
+//! - [`core`]: what a serving instance shares: listener, epoll, parked connections, the end.
+//! - [`worker`]: one worker thread.
+//! - [`crew`]: how many workers are up and about.
+//! - [`housekeeping`]: deadlines and the end, on the thread that called `gfserver_serve`.
+//! - [`parking`]: the parked connections and their deadlines.
+//! - [`answer`]: what may still be sent in answer to a request, and how the connection ends.
+//! - [`request`]: the request line.
+#![allow(missing_docs, reason = "this workspace alone uses it, and knows it by its names")]
+
+pub mod abi;
+mod answer;
+#[allow(unsafe_code)]
+pub mod contexts;
+mod core;
+mod crew;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod housekeeping;
+mod instance;
+#[allow(unsafe_code)]
+mod net;
+mod parking;
+mod request;
+mod worker;
+
+pub use answer::{send, send_header};
+pub use instance::{Instance, Seat};
+pub use net::Listener;

@@ -1,0 +1,181 @@
+//! One connected proxy as the daemon sees it.
+
+use std::collections::VecDeque;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::peer::Peer;
+use crate::arena::Arena;
+use crate::layout::Validator;
+use crate::ring::{self, Area};
+use crate::seqpacket::Process;
+use crate::store::OpenFile;
+use crate::wire::Witness;
+
+/// A file whose transfers stopped before its end. They go on with it, whatever the store says then.
+#[derive(Debug)]
+struct Parked {
+    file: Arc<OpenFile>,
+    /// How many of them did not go on yet. The others' file is the first to be let go of.
+    waiting: u32,
+    /// When one of them last stopped or went on.
+    used: Instant,
+}
+
+/// The most files that a session holds for parked transfers; beyond it the oldest is let go of.
+const MOST_PARKED: usize = 1024;
+
+/// How many requests of a session are being served, and whether its socket is armed for more.
+#[derive(Debug)]
+struct Turns {
+    serving: usize,
+    armed: bool,
+}
+
+impl Turns {
+    fn begin(&mut self, cap: usize) -> bool {
+        self.serving += 1;
+        self.armed = self.serving < cap;
+        self.armed
+    }
+
+    fn end(&mut self, cap: usize) -> bool {
+        self.serving -= 1;
+        let arm = !self.armed && self.serving < cap;
+        self.armed |= arm;
+        arm
+    }
+}
+
+pub(super) struct Session {
+    pub(crate) id: u64,
+    pub(crate) process: Process,
+    pub(super) socket: Peer,
+    pub(crate) arena: Arena,
+    /// For each segment, in private memory: a lease runs on its control words, and no second one may.
+    leased: Box<[AtomicBool]>,
+    parked: Mutex<VecDeque<Parked>>,
+    turns: Mutex<Turns>,
+    ended: AtomicBool,
+}
+
+impl Session {
+    pub(super) fn new(id: u64, process: Process, socket: Peer, arena: Arena) -> Self {
+        let leased = (0..arena.layout().segments).map(|_| AtomicBool::new(false)).collect();
+        let turns = Mutex::new(Turns { serving: 0, armed: true });
+        Self { id, process, socket, arena, leased, parked: Mutex::default(), turns, ended: AtomicBool::new(false) }
+    }
+
+    /// Begins a lease on a segment. False if the segment does not exist or is leased already.
+    pub(crate) fn lease(&self, lead: u16) -> bool {
+        self.leased.get(usize::from(lead)).is_some_and(|leased| !leased.swap(true, Ordering::Acquire))
+    }
+
+    /// Ends a lease; to be called before its end is published, since the proxy may ask again at once.
+    pub(crate) fn unlease(&self, lead: u16) {
+        self.leased[usize::from(lead)].store(false, Ordering::Release);
+    }
+
+    /// Keeps the file of a transfer that stops before its end, and `most` files at most. While descriptors are scarce the
+    /// number of files that are held this way does not grow.
+    pub(crate) fn park(&self, file: &Arc<OpenFile>, most: usize) {
+        let mut all = self.parked.lock();
+        let scarce = OpenFile::count() > OpenFile::most();
+        let most = if scarce { all.len() } else { most }.clamp(1, MOST_PARKED);
+        let same = all.iter().position(|parked| parked.file.validator() == file.validator());
+        let (file, waiting) = match same.and_then(|at| all.remove(at)) {
+            Some(parked) => (parked.file, parked.waiting.saturating_add(1)),
+            None => (Arc::clone(file), 1),
+        };
+        while all.len() >= most {
+            let idle = all.iter().position(|parked| parked.waiting == 0);
+            all.remove(idle.unwrap_or(0));
+        }
+        all.push_back(Parked { file, waiting, used: Instant::now() });
+    }
+
+    /// The file of a parked transfer, in this state. It stays for a while: transfers that read what the proxy's segments
+    /// hold of it, and were never parked, may need the rest.
+    pub(crate) fn parked_file(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
+        let mut all = self.parked.lock();
+        let at = all.iter().position(|parked| parked.file.validator() == wanted)?;
+        let Parked { file, waiting, .. } = all.remove(at)?;
+        let parked = Parked { file: Arc::clone(&file), waiting: waiting.saturating_sub(1), used: Instant::now() };
+        all.push_back(parked);
+        Some(file)
+    }
+
+    /// The number of files that are held for transfers that stopped before their end.
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.lock().len()
+    }
+
+    /// Lets go of files of which no transfer stopped or went on since `limit`.
+    pub(crate) fn forget_parked(&self, limit: Instant) {
+        self.parked.lock().retain(|parked| parked.used >= limit);
+    }
+
+    /// Gives the proxy the means to see for itself whether a file is unchanged. Left out where that cannot be, or where the
+    /// proxy has not taken in what it was given before: it can do without.
+    pub(crate) fn give_witness(&self, epoch: u32, key: &[u8], file: &OpenFile) {
+        if self.socket.has_unread() {
+            return;
+        }
+        if let Some(place) = file.place() {
+            let path = place.as_os_str().as_bytes();
+            let _ = self.socket.send(&Witness { epoch, key, path }.encode(), None);
+        }
+    }
+
+    /// Counts a request in. True if the socket is to be armed again at once: fewer than `cap` requests are being served.
+    pub(crate) fn begin_turn(&self, cap: usize) -> bool {
+        self.turns.lock().begin(cap)
+    }
+
+    /// Counts a request out. True if the socket is to be armed again now. The cap may have shrunk since the request
+    /// began, as other sessions came.
+    pub(crate) fn end_turn(&self, cap: usize) -> bool {
+        self.turns.lock().end(cap)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Ends the session: no more requests, and workers that wait for this proxy stop waiting. True for the first caller.
+    pub(crate) fn end(&self) -> bool {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.socket.shut_down();
+        for (segment, leased) in self.leased.iter().enumerate() {
+            if leased.load(Ordering::Acquire) {
+                ring::wake_producer(self.arena.control(segment as u16));
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Turns;
+
+    #[test]
+    fn a_session_asks_again_below_its_cap_alone() {
+        let mut turns = Turns { serving: 0, armed: true };
+        assert!(turns.begin(3) && turns.begin(3));
+        assert!(!turns.begin(3), "three of three are being served");
+        // Another session comes, and the cap is 2.
+        assert!(!turns.end(2), "two of two are being served");
+        assert!(turns.end(2));
+        assert!(!turns.end(2), "armed already");
+        // The last one out arms in any case.
+        assert!(!turns.begin(1));
+        assert!(turns.end(1));
+    }
+}
