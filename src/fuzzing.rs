@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::cache::{Catalog, Faults};
+use crate::daemon::{Catalog, OnBadLine};
 
 /// A locals file: no more entries than lines, each to be found by its key.
 pub fn locals(bytes: &[u8]) {
@@ -14,7 +14,7 @@ pub fn locals(bytes: &[u8]) {
     let mut file = std::fs::File::from(memory);
     file.write_all(bytes).expect("a file in memory");
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()));
-    let catalog = Catalog::load(&path, Faults::Skip).expect("a file that can be read");
+    let catalog = Catalog::load(&path, OnBadLine::Skip).expect("a file that can be read");
     let lines = bytes.split(|&byte| byte == b'\n').count();
     assert!(catalog.len() <= lines);
     for word in bytes.split(|byte| byte.is_ascii_whitespace()) {

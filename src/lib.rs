@@ -16,15 +16,15 @@
 //!
 //! - `ffi`: every exported C symbol and nothing else: NULL checks, a panic guard, one safe call.
 //! - `kit_abi`: the way from a handler's answer to `gfs_sendheader` and `gfs_send`.
-//! - `handler`: one request from the handler's call to its outcome, over the cache, the origin, or both.
-//! - [`cache`]: the files of the daemon (`simplecached`): catalog of the locals file, open files.
+//! - `proxy`: one request from the handler's call to its outcome, over the cache, the origin, or both.
+//! - [`daemon`]: the files of the daemon (`simplecached`): catalog of the locals file, open files.
 //!
 //! `unsafe` is denied here and allowed by name in `ffi` and `kit_abi`.
 
-pub mod cache;
+pub mod daemon;
 mod ffi;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod handler;
 mod kit_abi;
+mod proxy;

@@ -13,7 +13,7 @@ use base::process::block_signals;
 use base::standard::complain;
 use gfserver::abi::{GfContext, GfServer, WorkerFunc};
 use gfserver::contexts::{self, Context, Fields, View};
-use gfserver::{self, Instance, Seat};
+use gfserver::{self, Instance, WorkerSlot};
 
 /// Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.
 ///
@@ -181,7 +181,7 @@ pub unsafe extern "C" fn gfproxy_gfserver_stop(gfs: *mut GfServer) {
 pub unsafe extern "C" fn gfproxy_gfserver_send_header(ctx: *mut GfContext, status: c_int, file_len: usize) -> isize {
     guard(-1, || {
         // SAFETY: the caller's promise.
-        unsafe { running(ctx) }.map_or(-1, |(mut view, seat)| gfserver::send_header(&mut view, seat, status, file_len))
+        unsafe { running(ctx) }.map_or(-1, |(mut view, slot)| gfserver::send_header(&mut view, slot, status, file_len))
     })
 }
 
@@ -194,7 +194,7 @@ pub unsafe extern "C" fn gfproxy_gfserver_send(ctx: *mut GfContext, data: *const
     guard(-1, || {
         let chunk = Chunk::from_raw(data.cast(), size);
         // SAFETY: the caller's promise.
-        unsafe { running(ctx) }.map_or(-1, |(mut view, seat)| gfserver::send(&mut view, seat, chunk))
+        unsafe { running(ctx) }.map_or(-1, |(mut view, slot)| gfserver::send(&mut view, slot, chunk))
     })
 }
 
@@ -246,7 +246,7 @@ fn release(fields: &mut Fields) {
 ///
 /// # Safety
 /// As for `gfproxy_gfserver_send_header`.
-unsafe fn running<'a>(ctx: *mut GfContext) -> Option<(View, &'a Seat)> {
+unsafe fn running<'a>(ctx: *mut GfContext) -> Option<(View, &'a WorkerSlot)> {
     if ctx.is_null() {
         return None;
     }
@@ -255,7 +255,7 @@ unsafe fn running<'a>(ctx: *mut GfContext) -> Option<(View, &'a Seat)> {
     // SAFETY: as above; only `init` writes handles.
     let instance = unsafe { handle.cast::<Instance>().as_ref() }?;
     // SAFETY: the caller's promise.
-    Some((unsafe { View::new(ctx) }, instance.seat(index)?))
+    Some((unsafe { View::new(ctx) }, instance.slot(index)?))
 }
 
 fn parse_address(text: &str) -> Option<IpAddr> {

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use log::{debug, error};
 
-use crate::handler::{Connection, Proxy, Route, Settings, StartError};
 use crate::kit_abi::{ContextReply, path_bytes};
+use crate::proxy::{Connection, Proxy, Route, Settings, StartError};
 use base::process::{NoCancel, ignore_write_signals, is_ending, wait_for_end};
 use base::standard::settle;
 use base::{LeftOut, Limiter};

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use sd_notify::NotifyState;
 
 use super::guard;
-use crate::cache::{Config, Daemon};
-use crate::handler::{Proxy, Settings};
+use crate::daemon::{Config, Daemon};
+use crate::proxy::{Proxy, Settings};
 use base::fork::PerProcess;
 use base::process::ignore_write_signals;
 use base::standard::complain;

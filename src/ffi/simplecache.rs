@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::guard;
-use crate::cache::{LoadError, SimpleCache};
+use crate::daemon::{LoadError, SimpleCache};
 use base::standard::complain;
 
 /// `simplecache_init`.

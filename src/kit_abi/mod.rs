@@ -4,6 +4,6 @@
 
 mod reply;
 mod send_buffer;
-pub(crate) mod unconfirmed;
+pub(crate) mod unacked;
 
 pub(crate) use reply::{ContextReply, path_bytes};

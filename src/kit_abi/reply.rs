@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::socket::{SockaddrStorage, getpeername};
 
 use super::send_buffer::SendBuffer;
-use crate::handler::Connection;
+use crate::proxy::Connection;
 use base::Chunk;
 use base::process::is_ending;
 use getfile::{ClientGone, Reply, Status};

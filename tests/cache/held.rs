@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use gfproxy::cache::{Config, Daemon};
+use gfproxy::daemon::{Config, Daemon};
 use nix::sys::signal::Signal;
 use shm_channel::{Client, ClientConfig, ServerConfig};
 use tempfile::TempDir;

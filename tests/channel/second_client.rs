@@ -363,13 +363,13 @@ fn all_clients_hear_of_an_epoch_at_once_and_before_the_answer_that_it_brings() {
     let mut clients: Vec<_> = (0..3).map(|_| SecondClient::connect(&served.path("socket"), 1, 1000)).collect();
     // All sessions are there once they serve.
     clients.iter_mut().for_each(|client| assert_eq!(client.fetch(0, b"f"), b"content"));
-    for (epoch, tell, key) in [(1, true, None), (7, false, Some(b"f".as_slice())), (8, false, Some(b"none"))] {
-        served.begin_epoch(epoch, tell);
+    for (generation, tell, key) in [(1, true, None), (7, false, Some(b"f".as_slice())), (8, false, Some(b"none"))] {
+        served.begin_epoch(generation, tell);
         if let Some(key) = key {
             clients[0].get(0, key, 0, None);
             clients[0].take(0);
         }
-        assert!(clients.iter().all(|client| client.memory.load(EPOCH) == epoch), "{epoch}");
+        assert!(clients.iter().all(|client| client.memory.load(EPOCH) == generation), "{generation}");
     }
 }
 

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 pub struct Served {
     pub directory: TempDir,
     server: Server,
-    epoch: Arc<AtomicU32>,
+    generation: Arc<AtomicU32>,
 }
 
 struct Directory {
     path: std::path::PathBuf,
-    epoch: Option<Arc<AtomicU32>>,
+    generation: Option<Arc<AtomicU32>>,
 }
 
 impl Store for Directory {
@@ -28,8 +28,8 @@ impl Store for Directory {
         OpenFile::found_at(file, path).map(Arc::new).map_err(|e| StoreError::Failed(e.to_string()))
     }
 
-    fn epoch(&self) -> Option<u32> {
-        self.epoch.as_ref().map(|epoch| epoch.load(Ordering::SeqCst))
+    fn generation(&self) -> Option<u32> {
+        self.generation.as_ref().map(|generation| generation.load(Ordering::SeqCst))
     }
 }
 
@@ -55,15 +55,15 @@ impl Served {
             fs::write(directory.path().join(name), bytes).expect("a file");
         }
         let config = ServerConfig { socket: directory.path().join("socket"), threads: 2, ..ServerConfig::default() };
-        let epoch = Arc::new(AtomicU32::new(0));
-        let its = may_be_witnessed.then(|| Arc::clone(&epoch));
-        let store = Arc::new(Directory { path: directory.path().to_owned(), epoch: its });
-        Self { directory, server: Server::start(&config, store).expect("a server"), epoch }
+        let generation = Arc::new(AtomicU32::new(0));
+        let its = may_be_witnessed.then(|| Arc::clone(&generation));
+        let store = Arc::new(Directory { path: directory.path().to_owned(), generation: its });
+        Self { directory, server: Server::start(&config, store).expect("a server"), generation }
     }
 
     /// Moves the epoch; the server tells of it now, or with the next answer.
-    pub fn begin_epoch(&self, epoch: u32, tell: bool) {
-        self.epoch.store(epoch, Ordering::SeqCst);
+    pub fn begin_epoch(&self, generation: u32, tell: bool) {
+        self.generation.store(generation, Ordering::SeqCst);
         if tell {
             self.server.tell_epoch();
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use gfproxy::cache::{Config, Daemon};
+use gfproxy::daemon::{Config, Daemon};
 use shm_channel::ServerConfig;
 
 use crate::channel::{client, fetch};

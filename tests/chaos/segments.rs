@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use gfproxy::cache::{Config, Daemon};
+use gfproxy::daemon::{Config, Daemon};
 use proptest::prelude::*;
 use shm_channel::{Client, ClientConfig, ServerConfig};
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
 
-use super::instance::Seat;
+use super::instance::WorkerSlot;
 use crate::abi::{GF_ERROR, GF_FILE_NOT_FOUND, GF_OK};
 use crate::contexts::{Called, View};
 use crate::net;
@@ -66,8 +66,8 @@ impl Progress {
 }
 
 /// `gfs_sendheader`: the number of bytes of the header, or -1.
-pub fn send_header(view: &mut View, seat: &Seat, status: c_int, file_len: usize) -> isize {
-    let progress = seat.progress();
+pub fn send_header(view: &mut View, slot: &WorkerSlot, status: c_int, file_len: usize) -> isize {
+    let progress = slot.progress();
     if progress.get() != SILENT {
         return -1;
     }
@@ -92,8 +92,8 @@ fn ok_header(buffer: &mut [u8; 40], file_len: usize) -> &[u8] {
 }
 
 /// `gfs_send`: the number of bytes, all of `chunk`, or -1.
-pub fn send(view: &mut View, seat: &Seat, chunk: Chunk<'_>) -> isize {
-    let progress = seat.progress();
+pub fn send(view: &mut View, slot: &WorkerSlot, chunk: Chunk<'_>) -> isize {
+    let progress = slot.progress();
     if progress.get() != FILE || chunk.len() > view.remaining() {
         return -1;
     }

@@ -10,10 +10,10 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
-use super::crew::Crew;
-use super::instance::Seat;
-use super::parking::{Connection, Parking};
+use super::idle::{Connection, IdleConnections};
+use super::instance::WorkerSlot;
 use super::request::Malformed;
+use super::worker_limit::WorkerLimit;
 use crate::net::{self, Listener};
 use base::Limiter;
 use base::fork::{Private, generation};
@@ -28,7 +28,7 @@ pub(super) enum Event {
     /// There are connections to accept. This worker alone knows, until it calls [`Core::rearm_listener`].
     Connections,
     /// Something happened on the connection parked at this place.
-    Parked(usize),
+    Idle(usize),
     /// Nothing within the time given.
     Nothing,
     /// The server ends.
@@ -40,19 +40,19 @@ pub(super) struct Core {
     /// That of the process that serves.
     generation: u64,
     epoll: Private<Epoll>,
-    pub(super) crew: Crew,
+    pub(super) worker_limit: WorkerLimit,
     /// Readable from the end on: every worker sees it.
     end_bell: Private<EventFd>,
-    /// Wakes the housekeeper.
-    pub(super) house_bell: Private<EventFd>,
-    pub(super) parked: Mutex<Parked>,
+    /// Wakes the maintenance loop.
+    pub(super) maintenance_bell: Private<EventFd>,
+    pub(super) idle: Mutex<Idle>,
     /// So many connections may be parked: the rest of the descriptors is for the program.
     ceiling: usize,
-    pub(super) seats: Arc<[Seat]>,
+    pub(super) slots: Arc<[WorkerSlot]>,
     ending: AtomicBool,
     /// When the end cuts the connections that still are served. Never, where it has no limit.
     pub(super) end_limit: Mutex<Option<Instant>>,
-    /// Descriptors have run out and nothing could be closed: the housekeeper resumes accepting.
+    /// Descriptors have run out and nothing could be closed: the maintenance loop resumes accepting.
     pub(super) accept_paused: AtomicBool,
     /// The workers that have not left yet.
     pub(super) workers: AtomicUsize,
@@ -61,14 +61,14 @@ pub(super) struct Core {
 }
 
 #[derive(Default)]
-pub(super) struct Parked {
-    pub(super) connections: Parking,
-    /// When the housekeeper wakes by itself.
+pub(super) struct Idle {
+    pub(super) connections: IdleConnections,
+    /// When the maintenance loop wakes by itself.
     pub(super) wake_at: Option<Instant>,
 }
 
 impl Core {
-    pub(super) fn new(listener: Listener, seats: Arc<[Seat]>) -> nix::Result<Self> {
+    pub(super) fn new(listener: Listener, slots: Arc<[WorkerSlot]>) -> nix::Result<Self> {
         let epoll = Private::epoll()?;
         let end_bell = Private::event()?;
         epoll.add(&listener, listener_event())?;
@@ -78,12 +78,12 @@ impl Core {
             listener,
             generation: generation(),
             epoll,
-            crew: Crew::new(seats.len()),
+            worker_limit: WorkerLimit::new(slots.len()),
             end_bell,
-            house_bell: Private::event()?,
-            parked: Mutex::default(),
-            ceiling: ceiling(usize::try_from(descriptors).unwrap_or(usize::MAX), seats.len()),
-            seats,
+            maintenance_bell: Private::event()?,
+            idle: Mutex::default(),
+            ceiling: ceiling(usize::try_from(descriptors).unwrap_or(usize::MAX), slots.len()),
+            slots,
             ending: AtomicBool::new(false),
             end_limit: Mutex::new(None),
             accept_paused: AtomicBool::new(false),
@@ -106,7 +106,7 @@ impl Core {
             Ok(_) => match events[0].data() {
                 LISTENER => Event::Connections,
                 END => Event::End,
-                place => Event::Parked((place - FIRST_PLACE) as usize),
+                place => Event::Idle((place - FIRST_PLACE) as usize),
             },
             Err(e) => {
                 log::error!("gfserver: epoll_wait: {e}");
@@ -129,7 +129,7 @@ impl Core {
                     }
                     if !self.shed(e) {
                         self.accept_paused.store(true, Ordering::Release);
-                        self.ring_house();
+                        self.ring_maintenance();
                         return None;
                     }
                 }
@@ -154,27 +154,27 @@ impl Core {
         }
     }
 
-    /// The worker of `seat` enters its handler.
-    pub(super) fn enter_handler(&self, seat: &Seat) {
-        if self.crew.enter_call(seat.calls()) {
-            self.ring_house();
+    /// The worker of `slot` enters its handler.
+    pub(super) fn enter_handler(&self, slot: &WorkerSlot) {
+        if self.worker_limit.enter_call(slot.calls()) {
+            self.ring_maintenance();
         }
     }
 
-    /// The worker of `seat` has left its handler.
-    pub(super) fn leave_handler(&self, seat: &Seat) {
-        self.crew.leave_call(seat.calls());
+    /// The worker of `slot` has left its handler.
+    pub(super) fn leave_handler(&self, slot: &WorkerSlot) {
+        self.worker_limit.leave_call(slot.calls());
     }
 
     /// Parks a connection until something happens on it or its deadline passes.
     pub(super) fn park(&self, connection: Connection) {
         let mut shed = None;
-        let mut parked = self.parked.lock();
-        if parked.connections.len() >= self.ceiling {
-            shed = parked.connections.take_oldest(net::has_bytes).or_else(|| parked.connections.take_oldest(|_| false));
+        let mut idle = self.idle.lock();
+        if idle.connections.len() >= self.ceiling {
+            shed = idle.connections.take_oldest(net::has_bytes).or_else(|| idle.connections.take_oldest(|_| false));
         }
         // Under the lock: from the moment the socket is armed another worker may take the connection out.
-        let result = parked.connections.park(connection, |connection, place| {
+        let result = idle.connections.park(connection, |connection, place| {
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
             let mut event = EpollEvent::new(flags, place as u64 + FIRST_PLACE);
             if connection.registered {
@@ -184,13 +184,13 @@ impl Core {
             self.epoll.add(&connection.socket, event)
         });
         let deadline = result.ok();
-        let early = deadline.is_some_and(|deadline| parked.wake_at.is_none_or(|wake_at| deadline < wake_at));
+        let early = deadline.is_some_and(|deadline| idle.wake_at.is_none_or(|wake_at| deadline < wake_at));
         if early {
-            parked.wake_at = deadline;
+            idle.wake_at = deadline;
         }
-        drop(parked);
+        drop(idle);
         if early {
-            self.ring_house();
+            self.ring_maintenance();
         }
         if shed.is_some() {
             self.complain_of_crowd("as many connections wait as there are descriptors for");
@@ -199,13 +199,13 @@ impl Core {
 
     /// The connection parked at a place, unless another thread was faster.
     pub(super) fn take(&self, place: usize) -> Option<Connection> {
-        self.parked.lock().connections.take(place)
+        self.idle.lock().connections.take(place)
     }
 
     /// Closes the parked connection that has been idle longest. False where none is idle: then others are about to be
     /// served, and closed.
     fn shed(&self, cause: Errno) -> bool {
-        let oldest = self.parked.lock().connections.take_oldest(net::has_bytes);
+        let oldest = self.idle.lock().connections.take_oldest(net::has_bytes);
         match oldest {
             Some(_) => self.complain_of_crowd(cause.desc()),
             None => self.complaints.warn((), format_args!("gfserver: {}: new connections wait", cause.desc())),
@@ -233,8 +233,8 @@ impl Core {
         if !self.ending.swap(true, Ordering::AcqRel) {
             self.listener.refuse();
             ring(&self.end_bell);
-            self.crew.end_rest();
-            self.ring_house();
+            self.worker_limit.end_rest();
+            self.ring_maintenance();
         }
     }
 
@@ -242,11 +242,11 @@ impl Core {
     /// sees fit.
     pub(super) fn limit_end(&self, limit: Instant) {
         *self.end_limit.lock() = Some(limit);
-        self.ring_house();
+        self.ring_maintenance();
     }
 
-    pub(super) fn ring_house(&self) {
-        ring(&self.house_bell);
+    pub(super) fn ring_maintenance(&self) {
+        ring(&self.maintenance_bell);
     }
 }
 
@@ -262,7 +262,7 @@ impl<'a> Presence<'a> {
 impl Drop for Presence<'_> {
     fn drop(&mut self) {
         self.0.workers.fetch_sub(1, Ordering::AcqRel);
-        self.0.ring_house();
+        self.0.ring_maintenance();
     }
 }
 

@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use super::answer::{Ending, Progress};
 use super::core::Core;
-use super::crew::Calls;
 use super::worker::Worker;
+use super::worker_limit::Calls;
 use crate::contexts::{Called, Context};
 use crate::net::{self, Listener};
 use base::fork::generation;
@@ -48,14 +48,14 @@ pub enum StartError {
 
 /// What one worker shares with those who send for its handler and with those who end the server.
 #[derive(Default)]
-pub struct Seat {
+pub struct WorkerSlot {
     progress: Progress,
     calls: Calls,
     /// The connection that the worker's handler is answering. It is closed only after this is empty again.
     current: Mutex<Option<RawFd>>,
 }
 
-impl Seat {
+impl WorkerSlot {
     pub(super) fn progress(&self) -> &Progress {
         &self.progress
     }
@@ -83,7 +83,7 @@ impl Seat {
 
 /// A server from `gfserver_init` to the return of `gfserver_serve`.
 pub struct Instance {
-    seats: Arc<[Seat]>,
+    slots: Arc<[WorkerSlot]>,
     settings: Mutex<Settings>,
     state: Mutex<State>,
     stopped: Condvar,
@@ -113,7 +113,7 @@ struct Serving {
 impl Instance {
     pub fn new(workers: usize) -> Self {
         Self {
-            seats: (0..workers).map(|_| Seat::default()).collect(),
+            slots: (0..workers).map(|_| WorkerSlot::default()).collect(),
             settings: Mutex::new(Settings { listen: None, stop_timeout: STOP_TIMEOUT }),
             state: Mutex::new(State::Fresh),
             stopped: Condvar::new(),
@@ -122,8 +122,8 @@ impl Instance {
     }
 
     /// The seat of a worker.
-    pub fn seat(&self, index: usize) -> Option<&Seat> {
-        self.seats.get(index)
+    pub fn slot(&self, index: usize) -> Option<&WorkerSlot> {
+        self.slots.get(index)
     }
 
     pub fn set_listen(&self, address: IpAddr) {
@@ -162,7 +162,7 @@ impl Instance {
     /// Serves until the end, on `contexts.len()` worker threads. `signals` are those that the calling thread takes.
     pub fn serve(&self, listener: Listener, contexts: Vec<Context>, signals: SigSet) -> Result<(), StartError> {
         self.serves_in.store(generation(), Ordering::Release);
-        let core = Arc::new(Core::new(listener, Arc::clone(&self.seats))?);
+        let core = Arc::new(Core::new(listener, Arc::clone(&self.slots))?);
         let serving = Serving { core, thread: gettid(), workers: Arc::default() };
         {
             let mut state = self.state.lock();
@@ -172,7 +172,7 @@ impl Instance {
             *state = State::Serving(serving.clone());
         }
         serving.start_workers(contexts)?;
-        serving.core.keep_house(signals);
+        serving.core.maintain(signals);
         if !serving.core.is_inherited() {
             serving.wind_down(signals);
         }
@@ -235,7 +235,7 @@ impl Serving {
 
     /// Whether the calling thread is a worker.
     fn is_worker(&self) -> bool {
-        self.core.seats.iter().any(|seat| seat.calls().is_of_this_thread())
+        self.core.slots.iter().any(|slot| slot.calls().is_of_this_thread())
     }
 
     /// Waits for the end of the workers. May interrupt itself: a signal handler that runs during the wait does the rest.

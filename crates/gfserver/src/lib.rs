@@ -11,9 +11,9 @@
 //! - [`instance`]: what `gfserver_init` makes: settings, the state from start to stop.
 //! - [`core`]: what a serving instance shares: listener, epoll, parked connections, the end.
 //! - [`worker`]: one worker thread.
-//! - [`crew`]: how many workers are up and about.
-//! - [`housekeeping`]: deadlines and the end, on the thread that called `gfserver_serve`.
-//! - [`parking`]: the parked connections and their deadlines.
+//! - [`worker_limit`]: how many workers are up and about.
+//! - [`maintenance`]: deadlines and the end, on the thread that called `gfserver_serve`.
+//! - [`connections`]: the parked connections and their deadlines.
 //! - [`answer`]: what may still be sent in answer to a request, and how the connection ends.
 //! - [`request`]: the request line.
 #![allow(missing_docs, reason = "this workspace alone uses it, and knows it by its names")]
@@ -23,18 +23,18 @@ mod answer;
 #[allow(unsafe_code)]
 pub mod contexts;
 mod core;
-mod crew;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod housekeeping;
+mod idle;
 mod instance;
+mod maintenance;
 #[allow(unsafe_code)]
 mod net;
-mod parking;
 mod request;
 mod worker;
+mod worker_limit;
 
 pub use answer::{send, send_header};
-pub use instance::{Instance, Seat};
+pub use instance::{Instance, WorkerSlot};
 pub use net::Listener;

@@ -8,7 +8,7 @@ use nix::sys::epoll::EpollTimeout;
 
 use super::answer::{ERROR_HEADER, Ending};
 use super::core::{Core, Event, Presence};
-use super::parking::{Connection, Wait};
+use super::idle::{Connection, Wait};
 use super::request::{self, MAX_LINE, Malformed};
 use crate::contexts::Context;
 use crate::net;
@@ -42,7 +42,7 @@ impl Worker {
         let core = Arc::clone(&self.core);
         let _presence = Presence::new(&core);
         self.context.adopt();
-        core.seats[self.index].calls().adopt();
+        core.slots[self.index].calls().adopt();
         while self.turn() {}
         for connection in self.answered.drain(..) {
             core.park(connection);
@@ -51,9 +51,9 @@ impl Worker {
 
     /// Waits for one event and does what it asks for. False at the end of the server.
     fn turn(&mut self) -> bool {
-        if self.core.crew.goes_off_duty() {
-            self.part(0);
-            self.core.crew.rest();
+        if self.core.worker_limit.goes_off_duty() {
+            self.reap_answered(0);
+            self.core.worker_limit.rest();
         }
         let patience =
             if self.answered.is_empty() { EpollTimeout::NONE } else { EpollTimeout::from(ANSWERED_PATIENCE) };
@@ -66,12 +66,12 @@ impl Worker {
                     self.accept_more();
                 }
             }
-            Event::Parked(place) => {
+            Event::Idle(place) => {
                 if let Some(connection) = self.core.take(place) {
                     self.attend(connection);
                 }
             }
-            Event::Nothing => self.part(0),
+            Event::Nothing => self.reap_answered(0),
             Event::End => return false,
         }
         true
@@ -130,16 +130,16 @@ impl Worker {
             Ok(words) => words,
             Err(fault) => return self.refuse(connection, fault),
         };
-        let seat = &self.core.seats[self.index];
-        seat.take_up(&connection.socket);
-        self.core.enter_handler(seat);
+        let slot = &self.core.slots[self.index];
+        slot.take_up(&connection.socket);
+        self.core.enter_handler(slot);
         let called = self.context.call(&connection.socket, line, &words);
         if self.core.is_inherited() {
             // A child that its handler made. It must not go on as a worker: the connections are its parent's.
             process::end_at_once("gfserver: a child process returned from its handler: it ends");
         }
-        self.core.leave_handler(seat);
-        match seat.leave(&called) {
+        self.core.leave_handler(slot);
+        match slot.leave(&called) {
             Ending::Complete => self.finish(connection),
             Ending::Error => self.answer_error(connection),
             Ending::Cut => net::cut(connection.socket.as_raw_fd()),
@@ -163,12 +163,12 @@ impl Worker {
         connection.linger();
         self.answered.push(connection);
         if self.answered.len() > MAX_ANSWERED {
-            self.part(MAX_ANSWERED);
+            self.reap_answered(MAX_ANSWERED);
         }
     }
 
     /// Closes the answered connections whose clients have hung up, and parks the oldest others but `keep`.
-    fn part(&mut self, keep: usize) {
+    fn reap_answered(&mut self, keep: usize) {
         let waiting: Vec<Connection> = self.answered.drain(..).filter_map(unless_hung_up).collect();
         let surplus = waiting.len().saturating_sub(keep);
         for (index, connection) in waiting.into_iter().enumerate() {

@@ -233,7 +233,7 @@ struct Fetch {
 
 impl Fetch {
     fn run(self) {
-        let outcome = self.origin.fetch(&self.path, &mut Feed { flight: &self.flight });
+        let outcome = self.origin.fetch(&self.path, &mut FlightWriter { flight: &self.flight });
         self.end(outcome);
     }
 
@@ -252,11 +252,11 @@ impl Drop for Fetch {
 }
 
 /// Where a fetch writes to.
-struct Feed<'f> {
+struct FlightWriter<'f> {
     flight: &'f Flight,
 }
 
-impl Sink for Feed<'_> {
+impl Sink for FlightWriter<'_> {
     fn header(&mut self, len: u64) -> Result<(), ClientGone> {
         self.flight.state.lock().length = Some(len);
         self.flight.changed.notify_all();

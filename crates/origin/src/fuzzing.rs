@@ -7,9 +7,9 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::body::Body;
+use super::buffered_body::Body;
 use super::config::Config;
-use super::head::{Encoding, Head, Length};
+use super::response_head::{Encoding, Head, Length};
 use super::spool::{Budgets, Spool};
 use super::transfer::Sink;
 use super::url::Base;

@@ -1,22 +1,22 @@
 //! What `handle_with_curl` does: the path of a GETFILE request becomes an HTTP request to an origin, and its body goes
 //! to the client as it arrives. docs/origin.md says what is promised.
 
-mod body;
+mod buffered_body;
 mod coalesce;
 mod config;
 #[allow(unsafe_code)]
 mod curl;
+mod deadlines;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod head;
-mod repetition;
+mod response_head;
+mod retry;
 mod spool;
 mod status;
 mod surplus;
 mod transfer;
 mod url;
-mod watch;
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -34,7 +34,7 @@ use getfile::{ClientGone, Outcome, Reply, Status};
 use coalesce::Flights;
 pub use coalesce::wait_for_fetches;
 pub use config::{Config, ConfigError};
-use repetition::{Reached, Repetition};
+use retry::{Reached, Retry};
 use spool::Budgets;
 use surplus::Surplus;
 use transfer::{End, Failure, Rest, Sink, Transfer};
@@ -163,7 +163,7 @@ impl Origin {
 
     fn attempt_until_done(&self, easy: &mut Easy, url: &CStr, transfer: &mut Transfer<'_>) -> Result<Outcome, Error> {
         easy.set_url(url)?;
-        let mut repetition = Repetition::new(&self.config, Instant::now());
+        let mut retry = Retry::new(&self.config, Instant::now());
         let mut ranged = false;
         let outcome = loop {
             let before = transfer.delivered();
@@ -178,7 +178,7 @@ impl Origin {
                 Rest::From { offset, length, .. } => Reached::Body { more: offset - before, of: *length },
                 Rest::Lost => break transfer.give_up(reason),
             };
-            let wait = again.and_then(|least| repetition.next(reached, least, Instant::now()));
+            let wait = again.and_then(|least| retry.next(reached, least, Instant::now()));
             let Some(wait) = wait else {
                 break transfer.give_up(reason);
             };

@@ -6,13 +6,13 @@ use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::body::Body;
+use super::buffered_body::Body;
 use super::config::Config;
-use super::head::{Encoding, Head, Length};
+use super::deadlines::{Deadlines, Late};
+use super::response_head::{Encoding, Head, Length};
 use super::spool::{Budgets, DeliverError, Spool};
 use super::status::{Meaning, is_transient, meaning};
 use super::surplus::Surplus;
-use super::watch::{Late, Watch};
 use crate::curl::{Ending, Error, Receiver};
 use getfile::{ClientGone, Outcome};
 
@@ -99,7 +99,7 @@ pub(super) struct Transfer<'a> {
     sink: &'a mut dyn Sink,
     /// Whether a content encoding is the file's own.
     keeps_encoding: bool,
-    watch: Watch,
+    deadlines: Deadlines,
     head: Head,
     heads_len: usize,
     mode: Mode,
@@ -128,7 +128,7 @@ impl<'a> Transfer<'a> {
             surplus,
             sink,
             keeps_encoding,
-            watch: Watch::new(config, Instant::now()),
+            deadlines: Deadlines::new(config, Instant::now()),
             head: Head::default(),
             heads_len: 0,
             mode: Mode::Undecided,
@@ -165,7 +165,7 @@ impl<'a> Transfer<'a> {
             self.first.get_or_insert(head);
             self.sink.resumed();
         }
-        self.watch.attempt_begins(Instant::now());
+        self.deadlines.attempt_begins(Instant::now());
         self.heads_len = 0;
         self.mode = Mode::Undecided;
         self.received = 0;
@@ -177,7 +177,7 @@ impl<'a> Transfer<'a> {
         let end = Instant::now() + wait;
         loop {
             let now = Instant::now();
-            if self.sink.is_abandoned() || self.watch.is_over(now) {
+            if self.sink.is_abandoned() || self.deadlines.is_over(now) {
                 return false;
             }
             if now >= end {
@@ -259,7 +259,7 @@ impl<'a> Transfer<'a> {
 
     /// The head of the final response is here: what its body is for.
     fn decide(&mut self) -> Result<(), End> {
-        self.watch.body_begins(Instant::now());
+        self.deadlines.body_begins(Instant::now());
         self.mode = match self.announced {
             Some(length) => self.decide_on_rest(length)?,
             None => self.decide_on_file()?,
@@ -398,7 +398,7 @@ impl Receiver for Transfer<'_> {
     fn body(&mut self, data: &[u8]) -> ControlFlow<()> {
         let before = Instant::now();
         let result = self.take(data);
-        self.watch.received(data.len(), before, Instant::now());
+        self.deadlines.received(data.len(), before, Instant::now());
         self.flow(result)
     }
 
@@ -414,7 +414,7 @@ impl Receiver for Transfer<'_> {
         if self.sink.is_abandoned() {
             return self.flow(Err(ClientGone.into()));
         }
-        let result = self.watch.check(Instant::now()).map_err(|late| match late {
+        let result = self.deadlines.check(Instant::now()).map_err(|late| match late {
             // The rest may come faster over another connection.
             Late::LowSpeed(..) => transient(late),
             Late::FirstByte(_) | Late::Total => lasting(late),

@@ -3,13 +3,13 @@
 
 use std::sync::atomic::Ordering;
 
-use super::layout::{Control, Descriptor, Kind, MAGIC};
-use super::ring::{Consumer, Producer, Run};
-use super::wire::{Get, Hello, HelloReply, Witness};
+use crate::memory::layout::{Control, Descriptor, Kind, MAGIC};
+use crate::memory::ring::{Consumer, Producer, Run};
+use crate::protocol::wire::{Get, Hello, HelloReply, Probe};
 
 const SEGMENTS: u32 = 9;
 const SIZE: u32 = 1000;
-const LEAD: u16 = 3;
+const HEAD: u16 = 3;
 
 /// The datagrams of the command socket, and descriptors.
 pub fn wire(bytes: &[u8]) {
@@ -31,8 +31,8 @@ fn datagram(bytes: &[u8]) {
     if let Ok(reply) = HelloReply::decode(bytes) {
         assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
     }
-    if let Ok(witness) = Witness::decode(bytes) {
-        assert_eq!(witness.encode(), bytes);
+    if let Ok(probe) = Probe::decode(bytes) {
+        assert_eq!(probe.encode(), bytes);
     }
     if let Ok(get) = Get::decode(bytes) {
         let mut again = Vec::new();
@@ -74,18 +74,18 @@ pub fn producer(bytes: &[u8]) {
     let mut input = Input(bytes);
     let sequence = input.word(u32::MAX);
     let control = Control::new(sequence);
-    let mut producer = Producer::new(&control, LEAD, sequence);
+    let mut producer = Producer::new(&control, HEAD, sequence);
     let words = &control.consumer;
     let mut in_hand: Vec<Run> = Vec::new();
     while let Some(step) = input.byte() {
         let produced = control.producer.produced.load(Ordering::Relaxed);
         match step % 8 {
             0 => words.consumed.store(input.word(produced), Ordering::Relaxed),
-            1 => words.kept.store(input.word(0), Ordering::Relaxed),
+            1 => words.reclaimed.store(input.word(0), Ordering::Relaxed),
             2 => words.lent_count.store(input.word(0), Ordering::Relaxed),
             3 => {
-                let at = usize::from(step / 8) % words.lent.len();
-                words.lent[at].store(input.word(SEGMENTS), Ordering::Relaxed);
+                let at = usize::from(step / 8) % words.granted.len();
+                words.granted[at].store(input.word(SEGMENTS), Ordering::Relaxed);
             }
             // As an honest consumer does.
             4 => words.consumed.store(produced, Ordering::Relaxed),
@@ -113,7 +113,7 @@ pub fn producer(bytes: &[u8]) {
             }
         }
     }
-    producer.publish(Run { first: LEAD, count: 1, len: 0 }, SIZE, Kind::End);
+    producer.publish(Run { first: HEAD, count: 1, len: 0 }, SIZE, Kind::End);
 }
 
 /// The consumer takes chunks of its ring only, no longer than a segment, whatever the producer writes.
@@ -121,9 +121,9 @@ pub fn consumer(bytes: &[u8]) {
     let mut input = Input(bytes);
     let sequence = input.word(u32::MAX);
     let control = Control::new(sequence);
-    let mut consumer = Consumer::new(LEAD, sequence);
+    let mut consumer = Consumer::new(HEAD, sequence);
     assert_eq!(consumer.begin(&control), sequence);
-    let mut ring = vec![LEAD];
+    let mut ring = vec![HEAD];
     while let Some(step) = input.byte() {
         let words = &control.producer;
         match step % 5 {
@@ -138,19 +138,19 @@ pub fn consumer(bytes: &[u8]) {
                 Ok(None) => {}
                 Ok(Some(chunk)) => {
                     assert!(chunk.len <= SIZE && ring.contains(&chunk.segment));
-                    if chunk.kind.ends_lease() {
+                    if chunk.kind.ends_stream() {
                         consumer.begin(&control);
-                        ring = vec![LEAD];
+                        ring = vec![HEAD];
                     } else {
                         let Ok(behind) = consumer.poll_behind(&control, SIZE, chunk) else { return };
                         let run = Run { first: chunk.segment, count: 1 + u16::from(behind.is_some()), len: chunk.len };
                         assert!(run.segments().all(|segment| ring.contains(&segment)));
-                        if behind.is_some_and(|last| last.kind.ends_lease()) {
+                        if behind.is_some_and(|last| last.kind.ends_stream()) {
                             consumer.begin(&control);
-                            ring = vec![LEAD];
+                            ring = vec![HEAD];
                             continue;
                         }
-                        let keep = |segment| segment != LEAD && step >= 128;
+                        let keep = |segment| segment != HEAD && step >= 128;
                         consumer.release(&control, run, keep);
                         ring.retain(|&segment| !keep(segment) || !run.segments().contains(&segment));
                     }
@@ -160,14 +160,14 @@ pub fn consumer(bytes: &[u8]) {
             3 => {
                 let idle = (0..SEGMENTS as u16).find(|segment| !ring.contains(segment));
                 if let Some(segment) = idle.filter(|_| consumer.can_lend()) {
-                    consumer.lend(&control, segment);
+                    consumer.grant(&control, segment);
                     ring.push(segment);
                 }
             }
             _ if step >= 250 => match consumer.cancel(&control, SIZE) {
                 Ok(true) => {
                     consumer.begin(&control);
-                    ring = vec![LEAD];
+                    ring = vec![HEAD];
                 }
                 Ok(false) | Err(_) => return,
             },

@@ -48,34 +48,20 @@
 //! and `awake` is how both sides wait for them at first; [`client`] and [`server`] keep sessions. Neither side believes what
 //! the other writes: see `ring::Violation`.
 
-mod address;
-mod arena;
-mod awake;
 pub mod client;
-#[cfg(not(loom))]
-#[allow(unsafe_code)]
-mod futex;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod layout;
-mod owner;
-mod ring;
-#[allow(unsafe_code)]
-mod seqpacket;
+mod memory;
+mod protocol;
 pub mod server;
-mod shortage;
 mod store;
-mod sync;
-#[allow(unsafe_code)]
-mod watch;
-mod wire;
 
-pub use address::settled;
-pub use address::{BindError, default_socket};
-pub use arena::MemoryError;
 pub use client::{Absence, Client, ClientConfig, ClientError, ClientStats, OpenError, Transfer, TransferError};
-pub use layout::{Layout, LayoutError, MAX_AREA, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE, Validator};
+pub use memory::arena::MemoryError;
+pub use memory::layout::{Layout, LayoutError, MAX_AREA, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MIN_SEGMENT_SIZE, Validator};
+pub use protocol::address::settled;
+pub use protocol::address::{BindError, default_socket};
+pub use protocol::wire::MAX_KEY;
 pub use server::{Server, ServerConfig, ServerError, ServerStats};
-pub use store::{LOOKS, OpenFile, Store, StoreError, TICK};
-pub use wire::MAX_KEY;
+pub use store::{MAX_OPEN_LOOKS, MTIME_TICK, OpenFile, Store, StoreError};

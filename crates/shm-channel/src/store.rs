@@ -18,17 +18,17 @@ use nix::unistd::{Whence, lseek};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::layout::Validator;
+use crate::memory::layout::Validator;
 
 /// The time stamps of files stand still for so long at most: a clock tick, on kernels that have nothing finer.
-pub const TICK: Duration = Duration::from_millis(10);
+pub const MTIME_TICK: Duration = Duration::from_millis(10);
 
 /// How often a file is looked at, as a rule, before it counts as written all the time.
-pub const LOOKS: u32 = 10;
+pub const MAX_OPEN_LOOKS: u32 = 10;
 
 /// For so long a segment counts as holding what was read into it. After a change that leaves size and modification time as
 /// they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
-pub const HOLDS_FOR: Duration = Duration::from_millis(100);
+pub const EXTENT_MAX_AGE: Duration = Duration::from_millis(100);
 
 /// Gives files by key. Called by the worker threads, several at once.
 pub trait Store: Send + Sync {
@@ -40,7 +40,7 @@ pub trait Store: Send + Sync {
     /// give it out again without asking, until the number is another. The store moves it when keys are to lead to other
     /// paths. With the answers to come the server tells all clients; of a move without an answer
     /// [`Server::tell_epoch`](super::Server::tell_epoch) has to tell.
-    fn epoch(&self) -> Option<u32> {
+    fn generation(&self) -> Option<u32> {
         None
     }
 
@@ -66,7 +66,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What a failure to open a file means: names that lead nowhere, and files that may not be seen, are not found. The rest
+    /// What a failure to open a file means: names that head nowhere, and files that may not be seen, are not found. The rest
     /// says nothing about whether there is a file: ENXIO and ENODEV, too, once it was seen to be a regular one.
     pub fn of(error: &io::Error) -> Self {
         const NOT_FOUND: [libc::c_int; 7] = [
@@ -114,12 +114,12 @@ impl OpenFile {
     /// (10 ms; 2 s if its time is of whole seconds, as on file systems that know no others). Anything but a regular file is
     /// refused, and one that is written all the time is [`io::ErrorKind::ResourceBusy`]. Moves the file's offset.
     pub fn new(file: File) -> io::Result<Self> {
-        Self::after(file, None, LOOKS)
+        Self::after(file, None, MAX_OPEN_LOOKS)
     }
 
     /// As [`OpenFile::new`], of a file that was found there: clients may look at an absolute path themselves.
     pub fn found_at(file: File, path: PathBuf) -> io::Result<Self> {
-        Self::after(file, Some(path), LOOKS)
+        Self::after(file, Some(path), MAX_OPEN_LOOKS)
     }
 
     /// The same, with so many looks at most.
@@ -207,7 +207,7 @@ fn settle(looks: u32, state: impl Fn() -> io::Result<(Validator, u64)>) -> io::R
     for look in 1.. {
         let (state, now) = (state()?, SystemTime::now());
         let (left, tick) = state.0.unsettled(now);
-        let looks = if tick > TICK { looks.min(2) } else { looks };
+        let looks = if tick > MTIME_TICK { looks.min(2) } else { looks };
         if left.is_zero() {
             return Ok(state);
         }
@@ -228,7 +228,7 @@ fn wait_for_write(file: &File, state: &Validator) -> io::Result<()> {
     static WAITING: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
     static DONE: Condvar = Condvar::new();
     let Some(last) = state.len.checked_sub(1) else { return Ok(()) };
-    let (id, deadline) = ((state.device, state.inode), Instant::now() + TICK * LOOKS);
+    let (id, deadline) = ((state.device, state.inode), Instant::now() + MTIME_TICK * MAX_OPEN_LOOKS);
     let mut waiting = WAITING.lock();
     while waiting.contains(&id) {
         if DONE.wait_until(&mut waiting, deadline).timed_out() {
@@ -271,7 +271,7 @@ impl Validator {
     /// of whole seconds may be of a file system that knows no others, or only even ones.
     fn unsettled(&self, now: SystemTime) -> (Duration, Duration) {
         let (last, age) = self.last_change(now);
-        let tick = if last.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { TICK };
+        let tick = if last.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { MTIME_TICK };
         (tick.saturating_sub(age), tick)
     }
 
@@ -302,9 +302,9 @@ mod tests {
             looks.set(looks.get() + 1);
             Ok(changed(SystemTime::now()))
         };
-        let error = settle(LOOKS, written_now).expect_err("it is never a tick old");
-        assert_eq!((error.kind(), looks.get()), (io::ErrorKind::ResourceBusy, LOOKS));
-        settle(1, || Ok(changed(SystemTime::now() - TICK))).expect("it is a tick old");
+        let error = settle(MAX_OPEN_LOOKS, written_now).expect_err("it is never a tick old");
+        assert_eq!((error.kind(), looks.get()), (io::ErrorKind::ResourceBusy, MAX_OPEN_LOOKS));
+        settle(1, || Ok(changed(SystemTime::now() - MTIME_TICK))).expect("it is a tick old");
         let whole_second =
             || UNIX_EPOCH + Duration::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         settle(1, || Ok(changed(whole_second()))).expect_err("written within two seconds");

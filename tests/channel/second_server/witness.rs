@@ -25,8 +25,8 @@ fn validator(file: &Path) -> [u64; 5] {
     [seen.dev(), seen.ino(), seen.len(), modified, nanoseconds(seen.ctime(), seen.ctime_nsec())]
 }
 
-fn witness(epoch: u32, key: &[u8], path: &[u8]) -> Vec<u8> {
-    let head = datagram![MAGIC, 5u16, 0u16, epoch, key.len() as u16, path.len() as u16];
+fn witness(generation: u32, key: &[u8], path: &[u8]) -> Vec<u8> {
+    let head = datagram![MAGIC, 5u16, 0u16, generation, key.len() as u16, path.len() as u16];
     [&head[..], key, path].concat()
 }
 
@@ -43,13 +43,13 @@ fn a_client_with_a_witness_asks_again_after_each_change_and_each_epoch() {
     age(100);
     let listener = listen(&path);
     let requests = AtomicUsize::new(0);
-    let epoch = AtomicU32::new(0);
+    let generation = AtomicU32::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
             let session = accept(&listener, 3);
             while let Some(request) = session.request() {
                 requests.fetch_add(1, Ordering::SeqCst);
-                session.memory.store(EPOCH, epoch.load(Ordering::SeqCst));
+                session.memory.store(EPOCH, generation.load(Ordering::SeqCst));
                 let mut lease = session.lease(&request);
                 lease.stream(&bytes(500), validator(&file), 0, 1024, usize::MAX);
                 if request.wants_witness {
@@ -76,23 +76,23 @@ fn a_client_with_a_witness_asks_again_after_each_change_and_each_epoch() {
             get();
             assert_eq!(requests.load(Ordering::SeqCst), before + 1, "a change goes unseen");
             reuses();
-            epoch.fetch_add(1, Ordering::SeqCst);
+            generation.fetch_add(1, Ordering::SeqCst);
             // The server tells of the epoch with the next answer, which is to another key.
             rest(&mut client.open(b"other").expect("open")).expect("transfer");
             let before = requests.load(Ordering::SeqCst);
             get();
-            assert_eq!(requests.load(Ordering::SeqCst), before + 1, "an epoch goes unseen");
+            assert_eq!(requests.load(Ordering::SeqCst), before + 1, "an generation goes unseen");
             reuses();
             // One that begins between a request and its answer: the answer is one of the epoch before.
             age(200 + round);
-            epoch.fetch_add(1, Ordering::SeqCst);
+            generation.fetch_add(1, Ordering::SeqCst);
             get();
             let before = requests.load(Ordering::SeqCst);
             get();
             assert_eq!(
                 requests.load(Ordering::SeqCst),
                 before + 1,
-                "an epoch is taken for one that came before its request"
+                "an generation is taken for one that came before its request"
             );
         }
     });

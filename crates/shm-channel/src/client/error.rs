@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::wire::MAX_KEY;
+use crate::protocol::wire::MAX_KEY;
 
 /// A daemon that gave no answer in time.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,14 +1,11 @@
 //! The asking side of the channel: a [`Client`] keeps a session with the daemon and hands out [`Transfer`]s.
 
+mod cache;
 mod error;
-mod gate;
-mod held;
-mod lease;
-mod pool;
-mod reading;
+mod fair_semaphore;
 mod session;
+mod stream;
 mod transfer;
-mod witness;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -24,16 +21,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use parking_lot::{Condvar, Mutex};
 
-use super::address::{default_socket, settled_socket};
-use super::arena::{Arena, MemoryError};
-use super::layout::{Layout, LayoutError, MAX_RING};
-use crate::seqpacket::SeqPacket;
+use crate::memory::arena::{Arena, MemoryError};
+use crate::memory::layout::{Layout, LayoutError, MAX_RING};
+use crate::protocol::address::{default_socket, settled_socket};
+use crate::protocol::seqpacket::SeqPacket;
 use base::fork::{Private, generation};
 use base::process::spawn;
 use base::standard;
 pub use error::{Absence, OpenError, TransferError};
-use gate::Gate;
-use session::{ConnectError, Greeted, Session};
+use fair_semaphore::FairSemaphore;
+use session::{ConnectError, Handshake, Session};
 pub use transfer::Transfer;
 
 /// Who holds a session that no transfer uses: the client's state, and its thread.
@@ -41,7 +38,7 @@ const SESSION_OWNERS: usize = 2;
 
 /// How long to wait between attempts to reach an absent daemon: first, and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(5);
-const RETRY_MOST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_millis(200);
 /// The same while a request waits.
 const RETRY_ASKED: Duration = Duration::from_millis(20);
 
@@ -125,9 +122,9 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     /// For long transfers over small segments.
-    gate: Gate,
+    semaphore: FairSemaphore,
     /// Readable once the client stops or loses its session by itself.
-    poke: Private<EventFd>,
+    wake: Private<EventFd>,
     sessions: AtomicU64,
     resumed: AtomicU64,
     reused: AtomicU64,
@@ -149,7 +146,7 @@ impl Client {
         let layout = Layout::new(config.segments, config.segment_size)?;
         standard::fill();
         let memory = Arena::create(layout)?;
-        let poke = Private::event().map_err(io::Error::from)?;
+        let wake = Private::event().map_err(io::Error::from)?;
         let shared = Arc::new(Shared {
             generation: generation(),
             config,
@@ -157,8 +154,8 @@ impl Client {
             reserved: Mutex::new(Some(memory)),
             state: Mutex::default(),
             changed: Condvar::new(),
-            gate: Gate::new(streams(layout.segments)),
-            poke,
+            semaphore: FairSemaphore::new(streams(layout.segments)),
+            wake,
             sessions: AtomicU64::new(0),
             resumed: AtomicU64::new(0),
             reused: AtomicU64::new(0),
@@ -208,8 +205,8 @@ impl Client {
         if let Some(session) = session.filter(|session| !session.is_lost()) {
             stats.connected = true;
             stats.segments = self.shared.layout.segments as usize;
-            (stats.free, stats.quarantined) = session.pool.census(&session.arena);
-            stats.waiting = (session.pool.waiters() + self.shared.gate.waiters()) as usize;
+            (stats.free, stats.quarantined) = session.pool.counts(&session.arena);
+            stats.waiting = (session.pool.waiters() + self.shared.semaphore.waiters()) as usize;
         }
         stats
     }
@@ -225,11 +222,11 @@ impl Client {
             self.shared.changed.notify_all();
             state.session.take()
         };
-        self.shared.gate.close();
+        self.shared.semaphore.close();
         if let Some(session) = session {
             session.lose(None);
         }
-        self.shared.poke();
+        self.shared.wake();
         if let Some(thread) = self.thread.lock().take() {
             // A thread that panicked has printed why.
             let _ = thread.join();
@@ -262,7 +259,7 @@ impl Shared {
                 return Some(Arc::clone(session));
             }
             state.asked += 1;
-            self.poke();
+            self.wake();
             let late = self.changed.wait_until(&mut state, deadline).timed_out();
             state.asked -= 1;
             if late {
@@ -277,15 +274,15 @@ impl Shared {
         Absence { socket: self.config.socket.clone(), wait: self.config.wait, reason }
     }
 
-    fn poke(&self) {
+    fn wake(&self) {
         // Full only after 2^64 - 1 pokes.
-        let _ = self.poke.write(1);
+        let _ = self.wake.write(1);
     }
 
     /// The client's thread: connects, watches for the end of the session, connects again.
     fn keep_session(&self) {
         let mut pause = RETRY_FIRST;
-        let mut told = String::new();
+        let mut last_logged = String::new();
         let mut id = u64::from(process::id()) << 32;
         loop {
             id += 1;
@@ -300,38 +297,46 @@ impl Shared {
                     self.sessions.fetch_add(1, Ordering::Relaxed);
                     let begun = Instant::now();
                     let fault = self.attend(&session);
-                    session.witnesses.clear();
+                    session.probes.clear();
                     self.state.lock().session = None;
                     session.lose(fault.as_deref());
                     if let Some(fault) = session.fault() {
-                        tell(&mut told, Level::Warn, format!("left the cache daemon, pid {}: {fault}", session.pid));
+                        tell(
+                            &mut last_logged,
+                            Level::Warn,
+                            format!("left the cache daemon, pid {}: {fault}", session.pid),
+                        );
                         // It will do the same again: no request makes that urgent.
-                        (pause, hurry) = (RETRY_MOST, RETRY_MOST);
+                        (pause, hurry) = (RETRY_MAX, RETRY_MAX);
                     } else {
-                        told.clear();
+                        last_logged.clear();
                         // A daemon that ends each session at once is not to be asked in a busy loop.
-                        pause = if begun.elapsed() > RETRY_MOST { RETRY_FIRST } else { pause };
+                        pause = if begun.elapsed() > RETRY_MAX { RETRY_FIRST } else { pause };
                     }
                 }
                 Err(_) if self.state.lock().stopped => return,
                 Err(error) => {
                     let level = if error.may_pass() { Level::Info } else { Level::Warn };
                     self.state.lock().reason = Some(error.to_string());
-                    tell(&mut told, level, format!("no cache daemon at {}: {error}", self.config.socket.display()));
+                    tell(
+                        &mut last_logged,
+                        level,
+                        format!("no cache daemon at {}: {error}", self.config.socket.display()),
+                    );
                     (pause, hurry) = (error.patience(pause), error.patience(hurry));
                 }
             }
             if !self.rest(pause, hurry) {
                 return;
             }
-            pause = (pause * 2).min(RETRY_MOST);
+            pause = (pause * 2).min(RETRY_MAX);
         }
     }
 
     /// Shakes hands with a daemon.
     fn connect(&self, id: u64) -> Result<Session, ConnectError> {
         let memory = || self.reserved.lock().take().map_or_else(|| Arena::create(self.layout), Ok);
-        let greeted = Greeted::connect(&self.config.socket, id, memory)?;
+        let greeted = Handshake::connect(&self.config.socket, id, memory)?;
         self.watch(&greeted.socket, None, || self.state.lock().stopped);
         greeted.finish()
     }
@@ -339,7 +344,7 @@ impl Shared {
     /// Takes in what the daemon sends, until the session ends. Returns what the daemon did wrong, if that is why.
     fn attend(&self, session: &Session) -> Option<String> {
         loop {
-            let patience = session.witnesses.tidy(Instant::now());
+            let patience = session.probes.tidy(Instant::now());
             if !self.watch(&session.socket, patience, || session.is_lost()) {
                 return None;
             }
@@ -367,7 +372,7 @@ impl Shared {
     fn watch(&self, socket: &SeqPacket, patience: Option<Duration>, enough: impl Fn() -> bool) -> bool {
         while !enough() {
             let mut fds =
-                [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.poke.as_fd(), PollFlags::POLLIN)];
+                [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, patience.map_or(PollTimeout::NONE, at_least)) {
                 Ok(0) => return true,
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -399,7 +404,7 @@ impl Shared {
                 }
             }
             let left = until.saturating_duration_since(Instant::now());
-            let poked = poll(&mut [PollFd::new(self.poke.as_fd(), PollFlags::POLLIN)], at_least(left));
+            let poked = poll(&mut [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)], at_least(left));
             if poked != Ok(1) {
                 return !self.state.lock().stopped;
             }
@@ -409,7 +414,7 @@ impl Shared {
 
     fn forget_pokes(&self) {
         // Nothing to read is as good as read.
-        let _ = self.poke.read();
+        let _ = self.wake.read();
     }
 }
 
@@ -419,9 +424,9 @@ fn at_least(time: Duration) -> PollTimeout {
 }
 
 /// Logs a state of affairs once, not at every attempt to change it.
-fn tell(told: &mut String, level: Level, text: String) {
-    if *told != text {
+fn tell(last_logged: &mut String, level: Level, text: String) {
+    if *last_logged != text {
         log!(level, "{text}");
-        *told = text;
+        *last_logged = text;
     }
 }

@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::held::Asked;
-use super::pool::Pool;
-use super::witness::Witnesses;
-use crate::arena::{Arena, MemoryError};
-use crate::layout::FIRST_SEQUENCE;
-use crate::owner::{is_trusted, stranger, user};
-use crate::ring::{self, Area, Consumer, Violation};
-use crate::seqpacket::SeqPacket;
-use crate::wire::{FEATURE_HELD, FEATURE_WITNESS, Hello, HelloReply, MAX_WITNESS, VERSION, Witness};
+use crate::client::cache::extent::RequestStamp;
+use crate::client::cache::pool::Pool;
+use crate::client::cache::probe::Probes;
+use crate::memory::arena::{Arena, MemoryError};
+use crate::memory::layout::FIRST_SEQUENCE;
+use crate::memory::ring::{self, Area, Consumer, Violation};
+use crate::protocol::owner::{is_trusted, stranger, user};
+use crate::protocol::seqpacket::SeqPacket;
+use crate::protocol::wire::{FEATURE_IF_NONE_MATCH, FEATURE_PROBE, Hello, HelloReply, MAX_PROBE, Probe, VERSION};
 use base::process;
 
 /// How soon to try again with a daemon that refused, and where there is no memory.
@@ -37,7 +37,7 @@ pub(crate) struct Session {
     pub(crate) pid: i32,
     /// What both sides can do.
     features: u64,
-    pub(super) witnesses: Witnesses,
+    pub(super) probes: Probes,
     lost: AtomicBool,
     fault: OnceLock<String>,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Session {
 /// A connection on which HELLO was said and WELCOME is awaited. It is awaited as long as the connection lives: a daemon
 /// that is stopped would keep the memory of every attempt that was given up.
 #[derive(Debug)]
-pub(crate) struct Greeted {
+pub(crate) struct Handshake {
     pub(crate) socket: SeqPacket,
     arena: Arena,
     pid: i32,
@@ -84,7 +84,7 @@ impl ConnectError {
     }
 }
 
-impl Greeted {
+impl Handshake {
     /// Connects and says HELLO, with `memory` that nobody else has seen.
     pub(crate) fn connect(
         path: &Path,
@@ -108,8 +108,8 @@ impl Greeted {
         }
         let (arena, memory) = memory()?;
         let layout = arena.layout();
-        // A daemon's paths say nothing where they may lead elsewhere.
-        let features = FEATURE_HELD | if process::sees_the_files_of(pid) { FEATURE_WITNESS } else { 0 };
+        // A daemon's paths say nothing where they may head elsewhere.
+        let features = FEATURE_IF_NONE_MATCH | if process::sees_the_files_of(pid) { FEATURE_PROBE } else { 0 };
         let hello = Hello {
             min_version: VERSION,
             max_version: VERSION,
@@ -142,9 +142,9 @@ impl Greeted {
             None => return Err(refused("answered HELLO with a malformed datagram")),
         };
         let segments = arena.layout().segments;
-        let segments = (0..segments).map(|lead| Consumer::new(lead as u16, FIRST_SEQUENCE)).collect();
+        let segments = (0..segments).map(|head| Consumer::new(head as u16, FIRST_SEQUENCE)).collect();
         let (pool, lost, fault) = (Pool::new(segments), AtomicBool::new(false), OnceLock::new());
-        Ok(Session { arena, pool, socket, pid, features, witnesses: Witnesses::new(), lost, fault })
+        Ok(Session { arena, pool, socket, pid, features, probes: Probes::new(), lost, fault })
     }
 }
 
@@ -168,19 +168,19 @@ impl Session {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Whether the daemon wants to know what the leads of requests hold.
+    /// Whether the daemon wants to know what the heads of requests hold.
     pub(crate) fn takes_offers(&self) -> bool {
-        self.features & FEATURE_HELD != 0
+        self.features & FEATURE_IF_NONE_MATCH != 0
     }
 
-    /// Whether to ask the daemon where the file is that a lead holds.
-    pub(crate) fn wants_witness(&self, key: &[u8], asked: Asked) -> bool {
-        self.features & FEATURE_WITNESS != 0 && self.witnesses.ask(key, asked)
+    /// Whether to ask the daemon where the file is that a head holds.
+    pub(crate) fn wants_probe(&self, key: &[u8], asked: RequestStamp) -> bool {
+        self.features & FEATURE_PROBE != 0 && self.probes.ask(key, asked)
     }
 
     /// Takes in what the daemon has sent, if it has sent anything. False once it has hung up.
     pub(crate) fn hear(&self) -> Result<bool, Violation> {
-        let mut buffer = [0; MAX_WITNESS];
+        let mut buffer = [0; MAX_PROBE];
         let received = match self.socket.receive(&mut buffer) {
             Ok(received) => received,
             Err(error) => return Ok(error.kind() == ErrorKind::WouldBlock),
@@ -188,10 +188,10 @@ impl Session {
         if received.is_end() {
             return Ok(false);
         }
-        let witness = received.is_plain().then(|| Witness::decode(&buffer[..received.len]));
-        match witness {
-            Some(Ok(witness)) => self.witnesses.take_in(&witness).map(|()| true),
-            _ => Err(Violation("a datagram after its WELCOME that is no witness")),
+        let probe = received.is_plain().then(|| Probe::decode(&buffer[..received.len]));
+        match probe {
+            Some(Ok(probe)) => self.probes.take_in(&probe).map(|()| true),
+            _ => Err(Violation("a datagram after its WELCOME that is no probe")),
         }
     }
 

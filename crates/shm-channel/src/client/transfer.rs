@@ -1,4 +1,4 @@
-//! One file on its way from the daemon to a consumer, over as many leases and sessions as it takes.
+//! One file on its way from the daemon to a consumer, over as many streams and sessions as it takes.
 
 mod request;
 #[cfg(test)]
@@ -9,18 +9,18 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::error::{OpenError, TransferError};
-use super::lease::Lease;
-use super::reading::Reading;
-use super::session::Session;
-use crate::layout::{Kind, Validator};
-use crate::ring::{Area, MAX_RUN, Published, Run, Violation};
-use crate::wire::MAX_KEY;
+use crate::client::cache::guard::ExtentGuard;
+use crate::client::error::{OpenError, TransferError};
+use crate::client::session::Session;
+use crate::client::stream::RecvStream;
+use crate::memory::layout::{Kind, Validator};
+use crate::memory::ring::{Area, MAX_RUN_BYTES, Published, Run, Violation};
+use crate::protocol::wire::MAX_KEY;
 use base::Chunk;
-use request::NoLease;
+use request::NoStream;
 
 /// After so long a sleeping transfer looks around by itself: a peer may publish and wake nobody.
-const LOOK: Duration = Duration::from_millis(100);
+const LOST_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 const MISFIT: Violation = Violation("a chunk that does not fit the file");
 
@@ -43,13 +43,13 @@ pub struct Transfer<'a> {
     /// Where the next chunk begins.
     at: u64,
     /// The segment with the next bytes, or with those that the caller has: other transfers may read it, too.
-    reading: Option<Reading>,
-    lease: Option<Lease<'a>>,
-    /// A chunk of the lease that was not handed out yet.
+    guard: Option<ExtentGuard>,
+    stream: Option<RecvStream<'a>>,
+    /// A chunk of the stream that was not handed out yet.
     ready: Option<Published>,
     /// The chunks that the caller has.
-    held: Option<Run>,
-    /// That of the last lease: the next one may begin after its loss.
+    current: Option<Run>,
+    /// That of the last stream: the next one may begin after its loss.
     session: Weak<Session>,
     sessions_lost: u32,
     /// See [`Transfer::be_prompt`].
@@ -79,10 +79,10 @@ impl<'a> Transfer<'a> {
             spoke: begun,
             again: false,
             at: 0,
-            reading: None,
-            lease: None,
+            guard: None,
+            stream: None,
             ready: None,
-            held: None,
+            current: None,
             session: Weak::new(),
             sessions_lost: 0,
             prompt: false,
@@ -100,13 +100,13 @@ impl<'a> Transfer<'a> {
         let mut attempts = 0;
         loop {
             match transfer.request(&mut deadline) {
-                Ok(()) if transfer.reading.is_some() => return Ok(transfer),
+                Ok(()) if transfer.guard.is_some() => return Ok(transfer),
                 Ok(()) => {}
                 // A daemon that comes and goes, or breaks the protocol each time, must not be waited for longer.
-                Err(NoLease::Lost) if Instant::now() < deadline => continue,
-                Err(NoLease::Stopped) => return Err(OpenError::Stopped),
-                Err(NoLease::Lost | NoLease::Unavailable) => return Err(OpenError::Unavailable(shared.absence())),
-                Err(NoLease::NoSegment) => return Err(OpenError::NoSegment(wait)),
+                Err(NoStream::Lost) if Instant::now() < deadline => continue,
+                Err(NoStream::Stopped) => return Err(OpenError::Stopped),
+                Err(NoStream::Lost | NoStream::Unavailable) => return Err(OpenError::Unavailable(shared.absence())),
+                Err(NoStream::NoSegment) => return Err(OpenError::NoSegment(wait)),
             }
             match transfer.step(deadline) {
                 Step::Chunk(chunk) => {
@@ -160,11 +160,11 @@ impl<'a> Transfer<'a> {
 
     /// Whether others wait for the transfer's segments, or for its turn.
     pub fn is_wanted(&self) -> bool {
-        let wanted = |lease: &Lease<'_>| {
-            lease.session.pool.waiters() > 0 || lease.pass.is_some() && self.shared.gate.waiters() > 0
+        let lookup = |stream: &RecvStream<'_>| {
+            stream.session.pool.waiters() > 0 || stream.permit.is_some() && self.shared.semaphore.waiters() > 0
         };
-        self.lease.as_ref().is_some_and(wanted)
-            || self.reading.as_ref().is_some_and(|reading| reading.session.pool.waiters() > 0)
+        self.stream.as_ref().is_some_and(lookup)
+            || self.guard.as_ref().is_some_and(|guard| guard.session.pool.waiters() > 0)
     }
 
     /// The next bytes of the file; None after the last. They stay until the next are asked for. At most a segment's, or
@@ -176,7 +176,7 @@ impl<'a> Transfer<'a> {
         if self.is_inherited() {
             return Err(TransferError::Stopped);
         }
-        if let Some(run) = self.held.take() {
+        if let Some(run) = self.current.take() {
             self.release(run);
         }
         if self.at == self.len() {
@@ -185,29 +185,29 @@ impl<'a> Transfer<'a> {
         self.finish();
         self.fetch().inspect_err(|error| self.failed = Some(error.clone()))?;
         let Some(chunk) = self.ready.take() else {
-            let reading = self.reading.as_ref().expect("the bytes are ready or in a segment");
-            let chunk = reading.chunk(self.at);
+            let guard = self.guard.as_ref().expect("the bytes are ready or in a segment");
+            let chunk = guard.chunk(self.at);
             self.at += chunk.len() as u64;
-            self.held = Some(Run { first: reading.part.segment, count: 1, len: chunk.len() as u32 });
+            self.current = Some(Run { first: guard.view.segment, count: 1, len: chunk.len() as u32 });
             return Ok(Some(chunk));
         };
         self.at += u64::from(chunk.len);
         let run = self.extend(chunk);
-        self.held = Some(run);
-        self.lend();
-        let lease = self.lease.as_ref().expect("a chunk was polled from a lease, which is kept until its release");
-        Ok(Some(lease.session.arena.chunk(run)))
+        self.current = Some(run);
+        self.grant();
+        let stream = self.stream.as_ref().expect("a chunk was polled from a stream, which is kept until its release");
+        Ok(Some(stream.session.arena.chunk(run)))
     }
 
     /// The run that begins with `chunk`: with it what else is there and follows it in memory.
     fn extend(&mut self, chunk: Published) -> Run {
-        let lease = self.lease.as_mut().expect("chunks come with a lease");
-        let session = Arc::clone(&lease.session);
-        let (control, segment_size) = (session.arena.control(lease.consumer.lead()), session.arena.segment_size());
+        let stream = self.stream.as_mut().expect("chunks come with a stream");
+        let session = Arc::clone(&stream.session);
+        let (control, segment_size) = (session.arena.control(stream.consumer.head()), session.arena.segment_size());
         let (mut run, mut last) = (Run::from(chunk), chunk);
-        while run.len + segment_size <= MAX_RUN {
-            let lease = self.lease.as_mut().expect("as above");
-            match lease.consumer.poll_behind(control, segment_size, last) {
+        while run.len + segment_size <= MAX_RUN_BYTES {
+            let stream = self.stream.as_mut().expect("as above");
+            match stream.consumer.poll_behind(control, segment_size, last) {
                 Ok(Some(next)) if self.fits(self.at, next) => last = next,
                 Ok(None) => break,
                 Ok(Some(_)) => {
@@ -222,7 +222,7 @@ impl<'a> Transfer<'a> {
             self.at += u64::from(last.len);
             run.count += 1;
             run.len += last.len;
-            self.lease.as_mut().expect("as above").ended = last.kind.ends_lease();
+            self.stream.as_mut().expect("as above").ended = last.kind.ends_stream();
         }
         run
     }
@@ -239,14 +239,14 @@ impl<'a> Transfer<'a> {
     /// Gives the last `unused` bytes of the chunk and all segments back, for whoever can use them while the caller cannot.
     /// The next chunk begins with those bytes.
     pub fn put_back(&mut self, unused: usize) {
-        assert!(self.held.is_some_and(|chunk| unused <= chunk.len as usize), "more than the chunk is put back");
-        self.held = None;
+        assert!(self.current.is_some_and(|chunk| unused <= chunk.len as usize), "more than the chunk is put back");
+        self.current = None;
         self.at -= unused as u64;
-        self.reading = None;
+        self.guard = None;
         self.leave();
     }
 
-    /// Gets the next chunk with data ready, or finds it in a segment, over as many leases and sessions as it takes.
+    /// Gets the next chunk with data ready, or finds it in a segment, over as many streams and sessions as it takes.
     fn fetch(&mut self) -> Result<(), TransferError> {
         let wait = self.shared.config.wait;
         let mut deadline = Instant::now() + wait;
@@ -254,17 +254,17 @@ impl<'a> Transfer<'a> {
             self.leave();
         }
         while !self.has_bytes() {
-            if self.lease.is_none() {
+            if self.stream.is_none() {
                 match self.request(&mut deadline) {
                     Ok(()) if self.has_bytes() => break,
                     Ok(()) => {}
                     // A peer that answers and answers but brings nothing must end, too.
-                    Err(NoLease::Lost) if Instant::now() < deadline => continue,
-                    Err(NoLease::Lost | NoLease::Unavailable) => {
+                    Err(NoStream::Lost) if Instant::now() < deadline => continue,
+                    Err(NoStream::Lost | NoStream::Unavailable) => {
                         return Err(TransferError::Unavailable(self.shared.absence()));
                     }
-                    Err(NoLease::Stopped) => return Err(TransferError::Stopped),
-                    Err(NoLease::NoSegment) => return Err(TransferError::NoSegment(wait)),
+                    Err(NoStream::Stopped) => return Err(TransferError::Stopped),
+                    Err(NoStream::NoSegment) => return Err(TransferError::NoSegment(wait)),
                 }
             }
             match self.step(deadline) {
@@ -274,7 +274,7 @@ impl<'a> Transfer<'a> {
                     if self.has_bytes() {
                         break;
                     }
-                    // The lease ended without data.
+                    // The stream ended without data.
                     self.leave();
                 }
                 Step::Refused(Kind::NotFound | Kind::Changed) => return Err(TransferError::Changed),
@@ -291,19 +291,19 @@ impl<'a> Transfer<'a> {
 
     /// Whether the next bytes are ready, or in a segment that this transfer reads.
     fn has_bytes(&self) -> bool {
-        self.reading.is_some() || self.ready.is_some_and(|chunk| chunk.len > 0)
+        self.guard.is_some() || self.ready.is_some_and(|chunk| chunk.len > 0)
     }
 
-    /// Waits for the next chunk of the lease.
+    /// Waits for the next chunk of the stream.
     fn step(&mut self, deadline: Instant) -> Step {
-        let lease = self.lease.as_mut().expect("step is called with a lease");
-        let session = Arc::clone(&lease.session);
-        let control = session.arena.control(lease.consumer.lead());
+        let stream = self.stream.as_mut().expect("step is called with a stream");
+        let session = Arc::clone(&stream.session);
+        let control = session.arena.control(stream.consumer.head());
         let chunk = loop {
             if session.is_lost() {
                 return Step::Lost;
             }
-            match lease.consumer.poll(control, session.arena.segment_size()) {
+            match stream.consumer.poll(control, session.arena.segment_size()) {
                 Ok(Some(chunk)) => break chunk,
                 Ok(None) => {}
                 Err(violation) => {
@@ -315,18 +315,18 @@ impl<'a> Transfer<'a> {
             if left.is_zero() {
                 return Step::TimedOut;
             }
-            lease.consumer.wait(control, lease.yields(), left.min(LOOK));
+            stream.consumer.wait(control, stream.yields(), left.min(LOST_CHECK_INTERVAL));
             // A file that the daemon cannot read on must not keep the others waiting.
-            if lease.turn_is_over(&self.shared.gate) {
-                (lease.pass, lease.waived) = (None, true);
+            if stream.turn_is_over(&self.shared.semaphore) {
+                (stream.permit, stream.waived) = (None, true);
             }
         };
-        lease.ended = chunk.kind.ends_lease();
-        if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Parked) {
+        stream.ended = chunk.kind.ends_stream();
+        if !matches!(chunk.kind, Kind::Data | Kind::End | Kind::Paused) {
             return Step::Refused(chunk.kind);
         }
-        if !std::mem::replace(&mut lease.answered, true) {
-            let file = lease.consumer.file(control);
+        if !std::mem::replace(&mut stream.answered, true) {
+            let file = stream.consumer.file(control);
             if self.file.is_some_and(|known| known != file) {
                 return Step::Refused(Kind::Changed);
             }
@@ -335,8 +335,8 @@ impl<'a> Transfer<'a> {
                 return Step::Lost;
             }
             if self.file.is_none() {
-                let holds = self.may_hold(file);
-                self.lease.as_mut().expect("as above").holds = holds;
+                let is_shareable = self.may_hold(file);
+                self.stream.as_mut().expect("as above").is_shareable = is_shareable;
             }
             self.file = Some(file);
         }
@@ -354,28 +354,29 @@ impl<'a> Transfer<'a> {
         if !self.fits(at, chunk) {
             return Err(MISFIT);
         }
-        match (&mut self.lease, self.file) {
-            (Some(lease), Some(file)) => lease.note(self.key, file, at, chunk),
+        match (&mut self.stream, self.file) {
+            (Some(stream), Some(file)) => stream.note(self.key, file, at, chunk),
             _ => Ok(()),
         }
     }
 
-    /// Takes in all the rest of a lease that keeps what it brings, once the daemon is done with it.
+    /// Takes in all the rest of a stream that keeps what it brings, once the daemon is done with it.
     fn finish(&mut self) {
         if self.ready.is_some() {
             return;
         }
         let mut at = self.at;
-        let goes_on = |lease: &&mut Lease<'_>| lease.keeps && lease.holds && lease.answered && !lease.ended;
-        while let Some(lease) = self.lease.as_mut().filter(goes_on) {
-            let session = Arc::clone(&lease.session);
-            let control = session.arena.control(lease.consumer.lead());
-            let chunk = match lease.consumer.poll_ended(control, session.arena.segment_size()) {
+        let goes_on =
+            |stream: &&mut RecvStream<'_>| stream.retains && stream.is_shareable && stream.answered && !stream.ended;
+        while let Some(stream) = self.stream.as_mut().filter(goes_on) {
+            let session = Arc::clone(&stream.session);
+            let control = session.arena.control(stream.consumer.head());
+            let chunk = match stream.consumer.poll_ended(control, session.arena.segment_size()) {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return,
                 Err(violation) => return session.lose(Some(&violation.to_string())),
             };
-            lease.ended = chunk.kind.ends_lease();
+            stream.ended = chunk.kind.ends_stream();
             if let Err(violation) = self.take_in(at, chunk) {
                 return session.lose(Some(&violation.to_string()));
             }
@@ -384,52 +385,52 @@ impl<'a> Transfer<'a> {
         self.share();
     }
 
-    /// Once the daemon is done with a lease, what it brought is for all, and this transfer reads on as one of them.
+    /// Once the daemon is done with a stream, what it brought is for all, and this transfer reads on as one of them.
     fn share(&mut self) {
-        if let Some(lease) = self.lease.take_if(|lease| lease.ended && lease.holds) {
+        if let Some(stream) = self.stream.take_if(|stream| stream.ended && stream.is_shareable) {
             self.ready = None;
-            let wanted = self.wanted(lease.asked);
-            self.reading = lease.share(&wanted);
+            let lookup = self.lookup(stream.asked);
+            self.guard = stream.share(&lookup);
         }
     }
 
-    /// Lends idle segments to a lease that has more to bring than fits its own. One that keeps them has got its own.
-    fn lend(&mut self) {
+    /// Lends idle segments to a stream that has more to bring than fits its own. One that keeps them has got its own.
+    fn grant(&mut self) {
         let left = self.len() - self.at;
         let takes_turns = self.takes_turns();
-        let Some(lease) = self.lease.as_mut().filter(|lease| !lease.keeps) else { return };
-        if takes_turns && lease.pass.is_none() {
-            lease.pass = self.shared.gate.try_pass();
-            if lease.pass.is_none() {
+        let Some(stream) = self.stream.as_mut().filter(|stream| !stream.retains) else { return };
+        if takes_turns && stream.permit.is_none() {
+            stream.permit = self.shared.semaphore.try_permit();
+            if stream.permit.is_none() {
                 return;
             }
         }
-        lease.lend(left);
+        stream.grant(left);
     }
 
     /// Gives the segments of a run to the producer again, or to somebody who waits for one.
     fn release(&mut self, run: Run) {
-        if self.reading.take().is_some() {
+        if self.guard.take().is_some() {
             return;
         }
         let takes_turns = self.takes_turns();
-        let Some(lease) = &mut self.lease else { return };
-        if lease.ended {
+        let Some(stream) = &mut self.stream else { return };
+        if stream.ended {
             return self.leave();
         }
-        if lease.turn_is_over(&self.shared.gate) || takes_turns && lease.pass.is_none() && !lease.waived {
+        if stream.turn_is_over(&self.shared.semaphore) || takes_turns && stream.permit.is_none() && !stream.waived {
             return self.leave();
         }
-        if lease.release(run) {
+        if stream.release(run) {
             self.leave();
         }
     }
 
-    /// Gives the lease's segments back; those of a lease that has not ended only once it has.
+    /// Gives the stream's segments back; those of a stream that has not ended only once it has.
     fn leave(&mut self) {
         self.ready = None;
-        if let Some(lease) = self.lease.take() {
-            lease.leave();
+        if let Some(stream) = self.stream.take() {
+            stream.leave();
         }
     }
 }
@@ -438,7 +439,7 @@ impl Drop for Transfer<'_> {
     fn drop(&mut self) {
         if self.is_inherited() {
             // What it has is the parent's.
-            forget((self.lease.take(), self.reading.take()));
+            forget((self.stream.take(), self.guard.take()));
             return;
         }
         self.leave();

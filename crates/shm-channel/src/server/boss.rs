@@ -14,22 +14,22 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use super::peer::Peer;
 use super::session::Session;
 use super::{STOP, Shared, worker};
-use crate::address::BoundSocket;
-use crate::arena::Arena;
-use crate::layout::Layout;
-use crate::owner::is_trusted;
-use crate::seqpacket::{Process, Received};
-use crate::watch::Watch;
-use crate::wire::{Hello, HelloReply, VERSION};
+use crate::memory::arena::Arena;
+use crate::memory::layout::Layout;
+use crate::protocol::address::BoundSocket;
+use crate::protocol::owner::is_trusted;
+use crate::protocol::seqpacket::{Process, Received};
+use crate::protocol::watch::Watch;
+use crate::protocol::wire::{Hello, HelloReply, VERSION};
 use base::fork::Private;
 use base::process;
 
 /// How long a proxy may take from connect to HELLO.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// The most connections that have not said HELLO.
-const MAX_NEWCOMERS: usize = 64;
-/// How long a parked transfer's file is held for it.
-const PARKED_LIMIT: Duration = Duration::from_secs(60);
+const MAX_PENDING: usize = 64;
+/// How long a paused transfer's file is held for it.
+const PAUSED_FILE_LIMIT: Duration = Duration::from_secs(60);
 /// So many connections are accepted before the boss looks for other events: enough to keep the kernel's queue of waiting
 /// connections short, and fewer than newcomers, so that each has a look at it before a flood could drop it.
 const ACCEPT_BURST: usize = 32;
@@ -46,7 +46,7 @@ const WATCH: u64 = u64::MAX - 1;
 const FIRST_ID: u64 = STOP + 1;
 
 /// A connection that has not said HELLO yet.
-struct Newcomer {
+struct Pending {
     socket: Peer,
     process: Process,
     since: Instant,
@@ -57,7 +57,7 @@ pub(super) struct Boss {
     bound: BoundSocket,
     events: Private<Epoll>,
     next_id: u64,
-    newcomers: HashMap<u64, Newcomer>,
+    pending: HashMap<u64, Pending>,
     /// The processes of the sessions, where the kernel tells of them.
     processes: HashMap<u64, OwnedFd>,
     accept_again: Option<Instant>,
@@ -85,7 +85,7 @@ impl Boss {
             bound,
             events,
             next_id: FIRST_ID,
-            newcomers: HashMap::new(),
+            pending: HashMap::new(),
             processes: HashMap::new(),
             accept_again: None,
             next_idle: None,
@@ -95,7 +95,7 @@ impl Boss {
     pub(super) fn run(mut self) {
         let mut events = [EpollEvent::empty(); 32];
         while !self.shared.stopping() {
-            let idle = self.newcomers.is_empty() && self.processes.is_empty() && self.accept_again.is_none();
+            let idle = self.pending.is_empty() && self.processes.is_empty() && self.accept_again.is_none();
             let idle = idle && self.restore_again.is_none() && self.shared.sessions.read().is_empty();
             let timeout = match self.next_idle {
                 _ if !idle => EpollTimeout::from(TICK_MS),
@@ -113,8 +113,8 @@ impl Boss {
                     STOP => return,
                     LISTENER => has_waiting = true,
                     WATCH => self.keep_in_place(),
-                    id if self.newcomers.contains_key(&id) => self.greet(id),
-                    id => self.bury(id),
+                    id if self.pending.contains_key(&id) => self.handshake(id),
+                    id => self.on_peer_exit(id),
                 }
             }
             // After those that have said HELLO: they are no newcomers any more, of which too many are dropped.
@@ -190,11 +190,11 @@ impl Boss {
 
     /// Waits for the HELLO of a new connection; where too many have not said it yet, one goes.
     fn admit(&mut self, socket: Peer, process: Process) {
-        if self.newcomers.len() >= MAX_NEWCOMERS
-            && let Some(newcomer) = self.least_welcome().and_then(|id| self.newcomers.remove(&id))
+        if self.pending.len() >= MAX_PENDING
+            && let Some(connection) = self.flood_victim().and_then(|id| self.pending.remove(&id))
         {
-            let process = newcomer.process;
-            let what = format_args!("{process} dropped: {MAX_NEWCOMERS} others connected before it said HELLO");
+            let process = connection.process;
+            let what = format_args!("{process} dropped: {MAX_PENDING} others connected before it said HELLO");
             self.shared.complaints.warn(process, what);
         }
         let id = self.next_id;
@@ -202,20 +202,20 @@ impl Boss {
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, id);
         match self.events.add(socket.as_fd(), event) {
             Ok(()) => {
-                self.newcomers.insert(id, Newcomer { socket, process, since: Instant::now() });
+                self.pending.insert(id, Pending { socket, process, since: Instant::now() });
             }
             Err(errno) => self.shared.complaints.warn(process, format_args!("{process} dropped: epoll_ctl: {errno}")),
         }
     }
 
     /// The oldest of the process that has the most: a flood keeps out none but itself.
-    fn least_welcome(&self) -> Option<u64> {
+    fn flood_victim(&self) -> Option<u64> {
         let mut counts: HashMap<Process, usize> = HashMap::new();
-        for newcomer in self.newcomers.values() {
-            *counts.entry(newcomer.process).or_default() += 1;
+        for connection in self.pending.values() {
+            *counts.entry(connection.process).or_default() += 1;
         }
-        let rank = |newcomer: &Newcomer| (counts[&newcomer.process], Reverse(newcomer.since));
-        self.newcomers.iter().max_by_key(|(_, newcomer)| rank(newcomer)).map(|(&id, _)| id)
+        let rank = |connection: &Pending| (counts[&connection.process], Reverse(connection.since));
+        self.pending.iter().max_by_key(|(_, connection)| rank(connection)).map(|(&id, _)| id)
     }
 
     fn refuse(&self, socket: &Peer, process: Process, reason: &str) {
@@ -225,17 +225,17 @@ impl Boss {
     }
 
     /// Reads a newcomer's HELLO and makes it a session, or drops it.
-    fn greet(&mut self, id: u64) {
-        let Some(newcomer) = self.newcomers.get(&id) else { return };
-        let greeted = match self.shared.refuses(newcomer.process) {
+    fn handshake(&mut self, id: u64) {
+        let Some(connection) = self.pending.get(&id) else { return };
+        let greeted = match self.shared.refuses(connection.process) {
             Some(reason) => Err(reason),
-            None => match read_hello(&newcomer.socket, self.shared.features()) {
+            None => match read_hello(&connection.socket, self.shared.features()) {
                 Ok(Some(greeted)) => Ok(greeted),
                 Ok(None) => return,
                 Err(reason) => Err(reason),
             },
         };
-        let Some(Newcomer { socket, process, .. }) = self.newcomers.remove(&id) else { return };
+        let Some(Pending { socket, process, .. }) = self.pending.remove(&id) else { return };
         let _ = self.events.delete(socket.as_fd());
         let (arena, features) = match greeted {
             Ok(greeted) => greeted,
@@ -261,7 +261,7 @@ impl Boss {
     }
 
     /// The process of a session died.
-    fn bury(&mut self, id: u64) {
+    fn on_peer_exit(&mut self, id: u64) {
         self.processes.remove(&id);
         if let Some(session) = self.shared.session(id) {
             self.shared.end_session(&session, None);
@@ -273,17 +273,17 @@ impl Boss {
     fn tidy(&mut self) {
         let now = Instant::now();
         let complaints = &self.shared.complaints;
-        self.newcomers.retain(|_, newcomer| {
-            let in_time = now.duration_since(newcomer.since) < HELLO_LIMIT;
+        self.pending.retain(|_, connection| {
+            let in_time = now.duration_since(connection.since) < HELLO_LIMIT;
             if !in_time {
-                let (process, limit) = (newcomer.process, HELLO_LIMIT.as_secs());
+                let (process, limit) = (connection.process, HELLO_LIMIT.as_secs());
                 complaints.warn(process, format_args!("{process} dropped: no HELLO within {limit} s"));
             }
             in_time
         });
         let sessions = self.shared.sessions.read();
         self.processes.retain(|id, _| sessions.contains_key(id));
-        if let Some(limit) = now.checked_sub(PARKED_LIMIT) {
+        if let Some(limit) = now.checked_sub(PAUSED_FILE_LIMIT) {
             sessions.values().for_each(|session| session.forget_parked(limit));
         }
         drop(sessions);

@@ -1,6 +1,6 @@
 //! The serving side of the channel: a boss thread that owns the command socket, and workers that serve requests.
 //!
-//! Every request that is read is answered by exactly one end of its lease, or its session ends.
+//! Every request that is read is answered by exactly one end of its stream, or its session ends.
 
 mod boss;
 mod peer;
@@ -23,10 +23,10 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::{Mutex, RwLock};
 
-use super::address::{BindError, BoundSocket, default_socket, settled_socket};
 use super::store::Store;
-use super::wire::{FEATURE_HELD, FEATURE_WITNESS};
-use crate::seqpacket::Process;
+use crate::protocol::address::{BindError, BoundSocket, default_socket, settled_socket};
+use crate::protocol::seqpacket::Process;
+use crate::protocol::wire::{FEATURE_IF_NONE_MATCH, FEATURE_PROBE};
 use base::Limiter;
 use base::fork::{Private, generation};
 use base::{process, standard};
@@ -85,8 +85,8 @@ pub(crate) struct Shared {
     requests: Private<Epoll>,
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
     counters: Counters,
-    /// The store's epoch that clients were told of last, and the right to tell them.
-    epoch: AtomicU32,
+    /// The store's generation that clients were told of last, and the right to tell them.
+    generation: AtomicU32,
     telling: Mutex<()>,
     /// Workers that wait for a request: none once the server stops, so that each transfer then ends with its turn.
     idle: AtomicUsize,
@@ -102,20 +102,20 @@ impl Shared {
 
     /// What clients may ask for, beyond the version.
     fn features(&self) -> u64 {
-        FEATURE_HELD | if self.store.epoch().is_some() { FEATURE_WITNESS } else { 0 }
+        FEATURE_IF_NONE_MATCH | if self.store.generation().is_some() { FEATURE_PROBE } else { 0 }
     }
 
-    /// Tells all clients of the store's epoch, if it has moved.
+    /// Tells all clients of the store's generation, if it has moved.
     fn tell_epoch(&self) {
-        let is_told = |epoch| self.epoch.load(Ordering::Acquire) == epoch;
-        if self.store.epoch().is_none_or(is_told) {
+        let is_told = |generation| self.generation.load(Ordering::Acquire) == generation;
+        if self.store.generation().is_none_or(is_told) {
             return;
         }
         let _alone = self.telling.lock();
         // What a client does not hear of now it will: one that comes later is served later.
-        if let Some(epoch) = self.store.epoch() {
-            self.sessions.read().values().for_each(|session| session.arena.begin_epoch(epoch));
-            self.epoch.store(epoch, Ordering::Release);
+        if let Some(generation) = self.store.generation() {
+            self.sessions.read().values().for_each(|session| session.arena.begin_epoch(generation));
+            self.generation.store(generation, Ordering::Release);
         }
     }
 
@@ -151,7 +151,7 @@ impl Shared {
         too_many.then(|| format!("this process has {MAX_SESSIONS_OF_A_PROCESS} sessions"))
     }
 
-    /// How many files a session may hold open for transfers that were parked.
+    /// How many files a session may hold open for transfers that were paused.
     fn parking_places(&self) -> usize {
         let sessions = self.sessions.read().len().max(1);
         (self.descriptors / 8 / sessions).max(1)
@@ -202,7 +202,7 @@ impl Server {
             requests,
             sessions: RwLock::new(HashMap::new()),
             counters: Counters::default(),
-            epoch: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
             telling: Mutex::default(),
             idle: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -223,7 +223,7 @@ impl Server {
         Ok(())
     }
 
-    /// Tells all clients of the store's epoch, before it returns. See [`Store::epoch`].
+    /// Tells all clients of the store's generation, before it returns. See [`Store::generation`].
     pub fn tell_epoch(&self) {
         self.shared.tell_epoch();
     }

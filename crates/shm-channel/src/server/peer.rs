@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::seqpacket::{Received, SeqPacket};
+use crate::protocol::seqpacket::{Received, SeqPacket};
 
 pub(super) struct Peer(SeqPacket);
 

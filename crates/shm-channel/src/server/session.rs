@@ -9,16 +9,16 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::peer::Peer;
-use crate::arena::Arena;
-use crate::layout::Validator;
-use crate::ring::{self, Area};
-use crate::seqpacket::Process;
+use crate::memory::arena::Arena;
+use crate::memory::layout::Validator;
+use crate::memory::ring::{self, Area};
+use crate::protocol::seqpacket::Process;
+use crate::protocol::wire::Probe;
 use crate::store::OpenFile;
-use crate::wire::Witness;
 
 /// A file whose transfers stopped before its end. They go on with it, whatever the store says then.
 #[derive(Debug)]
-struct Parked {
+struct Paused {
     file: Arc<OpenFile>,
     /// How many of them did not go on yet. The others' file is the first to be let go of.
     waiting: u32,
@@ -26,8 +26,8 @@ struct Parked {
     used: Instant,
 }
 
-/// The most files that a session holds for parked transfers; beyond it the oldest is let go of.
-const MOST_PARKED: usize = 1024;
+/// The most files that a session holds for paused transfers; beyond it the oldest is let go of.
+const MAX_PAUSED_FILES: usize = 1024;
 
 /// How many requests of a session are being served, and whether its socket is armed for more.
 #[derive(Debug)]
@@ -56,9 +56,9 @@ pub(super) struct Session {
     pub(crate) process: Process,
     pub(super) socket: Peer,
     pub(crate) arena: Arena,
-    /// For each segment, in private memory: a lease runs on its control words, and no second one may.
+    /// For each segment, in private memory: a stream runs on its control words, and no second one may.
     leased: Box<[AtomicBool]>,
-    parked: Mutex<VecDeque<Parked>>,
+    paused: Mutex<VecDeque<Paused>>,
     turns: Mutex<Turns>,
     ended: AtomicBool,
 }
@@ -67,67 +67,67 @@ impl Session {
     pub(super) fn new(id: u64, process: Process, socket: Peer, arena: Arena) -> Self {
         let leased = (0..arena.layout().segments).map(|_| AtomicBool::new(false)).collect();
         let turns = Mutex::new(Turns { serving: 0, armed: true });
-        Self { id, process, socket, arena, leased, parked: Mutex::default(), turns, ended: AtomicBool::new(false) }
+        Self { id, process, socket, arena, leased, paused: Mutex::default(), turns, ended: AtomicBool::new(false) }
     }
 
-    /// Begins a lease on a segment. False if the segment does not exist or is leased already.
-    pub(crate) fn lease(&self, lead: u16) -> bool {
-        self.leased.get(usize::from(lead)).is_some_and(|leased| !leased.swap(true, Ordering::Acquire))
+    /// Begins a stream on a segment. False if the segment does not exist or is leased already.
+    pub(crate) fn stream(&self, head: u16) -> bool {
+        self.leased.get(usize::from(head)).is_some_and(|leased| !leased.swap(true, Ordering::Acquire))
     }
 
-    /// Ends a lease; to be called before its end is published, since the proxy may ask again at once.
-    pub(crate) fn unlease(&self, lead: u16) {
-        self.leased[usize::from(lead)].store(false, Ordering::Release);
+    /// Ends a stream; to be called before its end is published, since the proxy may ask again at once.
+    pub(crate) fn unlease(&self, head: u16) {
+        self.leased[usize::from(head)].store(false, Ordering::Release);
     }
 
     /// Keeps the file of a transfer that stops before its end, and `most` files at most. While descriptors are scarce the
     /// number of files that are held this way does not grow.
-    pub(crate) fn park(&self, file: &Arc<OpenFile>, most: usize) {
-        let mut all = self.parked.lock();
+    pub(crate) fn pause(&self, file: &Arc<OpenFile>, most: usize) {
+        let mut all = self.paused.lock();
         let scarce = OpenFile::count() > OpenFile::most();
-        let most = if scarce { all.len() } else { most }.clamp(1, MOST_PARKED);
-        let same = all.iter().position(|parked| parked.file.validator() == file.validator());
+        let most = if scarce { all.len() } else { most }.clamp(1, MAX_PAUSED_FILES);
+        let same = all.iter().position(|paused| paused.file.validator() == file.validator());
         let (file, waiting) = match same.and_then(|at| all.remove(at)) {
-            Some(parked) => (parked.file, parked.waiting.saturating_add(1)),
+            Some(paused) => (paused.file, paused.waiting.saturating_add(1)),
             None => (Arc::clone(file), 1),
         };
         while all.len() >= most {
-            let idle = all.iter().position(|parked| parked.waiting == 0);
+            let idle = all.iter().position(|paused| paused.waiting == 0);
             all.remove(idle.unwrap_or(0));
         }
-        all.push_back(Parked { file, waiting, used: Instant::now() });
+        all.push_back(Paused { file, waiting, used: Instant::now() });
     }
 
-    /// The file of a parked transfer, in this state. It stays for a while: transfers that read what the proxy's segments
-    /// hold of it, and were never parked, may need the rest.
+    /// The file of a paused transfer, in this state. It stays for a while: transfers that read what the proxy's segments
+    /// hold of it, and were never paused, may need the rest.
     pub(crate) fn parked_file(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
-        let mut all = self.parked.lock();
-        let at = all.iter().position(|parked| parked.file.validator() == wanted)?;
-        let Parked { file, waiting, .. } = all.remove(at)?;
-        let parked = Parked { file: Arc::clone(&file), waiting: waiting.saturating_sub(1), used: Instant::now() };
-        all.push_back(parked);
+        let mut all = self.paused.lock();
+        let at = all.iter().position(|paused| paused.file.validator() == wanted)?;
+        let Paused { file, waiting, .. } = all.remove(at)?;
+        let paused = Paused { file: Arc::clone(&file), waiting: waiting.saturating_sub(1), used: Instant::now() };
+        all.push_back(paused);
         Some(file)
     }
 
     /// The number of files that are held for transfers that stopped before their end.
-    pub(crate) fn parked(&self) -> usize {
-        self.parked.lock().len()
+    pub(crate) fn paused(&self) -> usize {
+        self.paused.lock().len()
     }
 
     /// Lets go of files of which no transfer stopped or went on since `limit`.
     pub(crate) fn forget_parked(&self, limit: Instant) {
-        self.parked.lock().retain(|parked| parked.used >= limit);
+        self.paused.lock().retain(|paused| paused.used >= limit);
     }
 
     /// Gives the proxy the means to see for itself whether a file is unchanged. Left out where that cannot be, or where the
     /// proxy has not taken in what it was given before: it can do without.
-    pub(crate) fn give_witness(&self, epoch: u32, key: &[u8], file: &OpenFile) {
+    pub(crate) fn give_probe(&self, generation: u32, key: &[u8], file: &OpenFile) {
         if self.socket.has_unread() {
             return;
         }
         if let Some(place) = file.place() {
             let path = place.as_os_str().as_bytes();
-            let _ = self.socket.send(&Witness { epoch, key, path }.encode(), None);
+            let _ = self.socket.send(&Probe { generation, key, path }.encode(), None);
         }
     }
 

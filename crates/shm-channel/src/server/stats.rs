@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shared;
-use crate::layout::Kind;
+use crate::memory::layout::Kind;
 
 /// Counters of a server and what it is doing now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub struct ServerStats {
     pub changed: u64,
     /// Requests that the proxy gave up, or broke off to go on later.
     pub cancelled: u64,
-    /// Times that a transfer was parked: its proxy released no segment, others wanted their turn, or its segments stay full.
-    pub parks: u64,
+    /// Times that a transfer was paused: its proxy released no segment, others wanted their turn, or its segments stay full.
+    pub pauses: u64,
     /// Requests to go on with a transfer.
     pub resumes: u64,
     /// Bytes of files that were put into shared memory.
@@ -32,8 +32,8 @@ pub struct ServerStats {
     pub dropped: u64,
     /// Sessions now.
     pub peers: usize,
-    /// Files that are held for transfers that were parked, now.
-    pub parked: usize,
+    /// Files that are held for transfers that were paused, now.
+    pub paused: usize,
     /// Worker threads.
     pub threads: usize,
     /// Worker threads that wait for a request now.
@@ -48,7 +48,7 @@ pub(super) struct Counters {
     failed: AtomicU64,
     changed: AtomicU64,
     cancelled: AtomicU64,
-    parks: AtomicU64,
+    pauses: AtomicU64,
     resumes: AtomicU64,
     bytes: AtomicU64,
     confirmed: AtomicU64,
@@ -57,12 +57,12 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// A lease ended with `kind`.
+    /// A stream ended with `kind`.
     pub(super) fn end(&self, kind: Kind) {
         let counter = match kind {
             Kind::Data => return,
             Kind::End => &self.served,
-            Kind::Parked => &self.parks,
+            Kind::Paused => &self.pauses,
             Kind::NotFound => &self.not_found,
             Kind::Failed => &self.failed,
             Kind::Changed => &self.changed,
@@ -103,14 +103,14 @@ impl Shared {
             failed: read(&counters.failed),
             changed: read(&counters.changed),
             cancelled: read(&counters.cancelled),
-            parks: read(&counters.parks),
+            pauses: read(&counters.pauses),
             resumes: read(&counters.resumes),
             bytes: read(&counters.bytes),
             confirmed: read(&counters.confirmed),
             sessions: read(&counters.sessions),
             dropped: read(&counters.dropped),
             peers: sessions.len(),
-            parked: sessions.values().map(|session| session.parked()).sum(),
+            paused: sessions.values().map(|session| session.paused()).sum(),
             threads: self.threads,
             idle: self.idle.load(Ordering::Relaxed),
         }

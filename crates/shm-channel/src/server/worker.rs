@@ -1,5 +1,5 @@
 //! The workers: each waits for requests of all sessions and serves one at a time, from its datagram to the end of its
-//! lease. The kernel's queues are the queue: a request is read by the worker that serves it, without a hand-off.
+//! stream. The kernel's queues are the queue: a request is read by the worker that serves it, without a hand-off.
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -12,20 +12,20 @@ use log::{debug, warn};
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use super::{STOP, Shared, session::Session};
-use crate::layout::Kind;
-use crate::ring::{Area, MAX_RUN, Producer, Run, SMALL, Violation};
+use crate::memory::layout::Kind;
+use crate::memory::ring::{Area, MAX_RUN_BYTES, Producer, Run, SMALL_SEGMENT, Violation};
+use crate::protocol::wire::{Condition, Get, MAX_DATAGRAM};
 use crate::store::{OpenFile, Store, StoreError};
-use crate::wire::{Get, Known, MAX_DATAGRAM};
 
-/// How long a worker waits for a proxy that releases nothing before it parks the transfer: while other workers are idle,
+/// How long a worker waits for a proxy that releases nothing before it pauses the transfer: while other workers are idle,
 /// and while none is.
-const PATIENCE: Duration = Duration::from_millis(5);
-const PATIENCE_BUSY: Duration = Duration::from_millis(1);
+const CHUNK_WAIT: Duration = Duration::from_millis(5);
+const CHUNK_WAIT_BUSY: Duration = Duration::from_millis(1);
 
 /// The bytes and the time after which a transfer goes to the end of the line, while no worker is idle. Bytes alone would
 /// let a proxy that releases one small chunk within each patience keep a worker for many seconds.
-const QUANTUM: u64 = 8 << 20;
-const TURN: Duration = Duration::from_millis(20);
+const TURN_BYTES: u64 = 8 << 20;
+const TURN_TIME: Duration = Duration::from_millis(20);
 
 /// A session's socket, for one event.
 pub(super) const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLONESHOT);
@@ -103,19 +103,19 @@ struct Turn {
 
 impl Turn {
     fn is_over(&self, at: u64, now: Instant) -> bool {
-        at - self.offset >= QUANTUM || now.duration_since(self.begun) >= TURN
+        at - self.offset >= TURN_BYTES || now.duration_since(self.begun) >= TURN_TIME
     }
 }
 
-/// One lease in the making.
-struct Lease<'s> {
+/// One stream in the making.
+struct SendStream<'s> {
     shared: &'s Shared,
     session: &'s Session,
-    lead: u16,
+    head: u16,
     producer: Producer<'s>,
 }
 
-/// Why a lease stops before its chunk is read.
+/// Why a stream stops before its chunk is read.
 enum Stop {
     /// Its end is published.
     Ended,
@@ -125,26 +125,26 @@ enum Stop {
 }
 
 fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), Violation> {
-    if !session.lease(get.lead) {
+    if !session.stream(get.head) {
         return Err(Violation("a request for a segment that is none or in use"));
     }
-    let producer = Producer::new(session.arena.control(get.lead), get.lead, get.sequence);
-    let mut lease = Lease { shared, session, lead: get.lead, producer };
-    if lease.producer.cancelled() {
-        lease.end(Kind::Cancelled);
+    let producer = Producer::new(session.arena.control(get.head), get.head, get.sequence);
+    let mut stream = SendStream { shared, session, head: get.head, producer };
+    if stream.producer.cancelled() {
+        stream.end(Kind::Cancelled);
         return Ok(());
     }
     // What keys lead to may be newer than this, never older.
-    let epoch = shared.store.epoch();
-    match lease.open(get) {
+    let generation = shared.store.generation();
+    match stream.open(get) {
         Err(end) => {
-            lease.end(end);
+            stream.end(end);
             Ok(())
         }
-        Ok(file) => match lease.stream(&file, get, epoch) {
+        Ok(file) => match stream.stream(&file, get, generation) {
             Ok(()) | Err(Stop::Ended) => Ok(()),
             Err(Stop::SessionEnded) => {
-                session.unlease(get.lead);
+                session.unlease(get.head);
                 Ok(())
             }
             Err(Stop::Violation(violation)) => Err(violation),
@@ -159,12 +159,12 @@ fn open_without_panic(store: &dyn Store, key: &[u8]) -> Result<Arc<OpenFile>, St
         .unwrap_or_else(|_| Err(StoreError::Failed("it panicked".to_owned())))
 }
 
-impl Lease<'_> {
-    /// The file that the request asks for, or how the lease ends without it.
+impl SendStream<'_> {
+    /// The file that the request asks for, or how the stream ends without it.
     fn open(&self, get: &Get<'_>) -> Result<Arc<OpenFile>, Kind> {
-        let begun = match get.known {
-            Known::Begun(validator) => Some(validator),
-            Known::Nothing | Known::Held { .. } => None,
+        let begun = match get.condition {
+            Condition::Resume(validator) => Some(validator),
+            Condition::None | Condition::IfNoneMatch { .. } => None,
         };
         if begun.is_some() {
             self.shared.counters.resume();
@@ -190,23 +190,23 @@ impl Lease<'_> {
     }
 
     /// Publishes the file from the request's offset on, run by run.
-    fn stream(&mut self, file: &Arc<OpenFile>, get: &Get<'_>, epoch: Option<u32>) -> Result<(), Stop> {
+    fn stream(&mut self, file: &Arc<OpenFile>, get: &Get<'_>, generation: Option<u32>) -> Result<(), Stop> {
         let validator = file.validator();
         self.producer.describe(validator);
-        if let Known::Held { file: held, wants_witness } = get.known
+        if let Condition::IfNoneMatch { file: held, wants_probe } = get.condition
             && held == *validator
         {
             self.shared.counters.confirm();
             let len = validator.len.min(self.session.arena.segment_size().into());
-            let run = Run { first: self.lead, count: 1, len: len as u32 };
+            let run = Run { first: self.head, count: 1, len: len as u32 };
             if len == validator.len {
                 self.publish_end(run, Kind::End);
             } else {
                 // Perhaps another segment holds what follows.
-                self.park(file, run);
+                self.pause(file, run);
             }
-            if wants_witness && let Some(epoch) = epoch {
-                self.session.give_witness(epoch, get.key, file);
+            if wants_probe && let Some(generation) = generation {
+                self.session.give_probe(generation, get.key, file);
             }
             return Ok(());
         }
@@ -235,7 +235,7 @@ impl Lease<'_> {
                 return Ok(());
             }
             if !self.shared.has_idle() && turn.is_over(at, Instant::now()) {
-                self.park(file, run);
+                self.pause(file, run);
                 return Ok(());
             }
             self.producer.publish(run, self.session.arena.segment_size(), Kind::Data);
@@ -247,7 +247,7 @@ impl Lease<'_> {
         let segment_size = self.session.arena.segment_size();
         let mut last = self.next_segment(file)?;
         let mut run = Run { first: last, count: 1, len: segment_size };
-        while u64::from(run.len) < left && run.len + segment_size <= MAX_RUN {
+        while u64::from(run.len) < left && run.len + segment_size <= MAX_RUN_BYTES {
             let Some(next) = self.producer.take_behind(last) else { break };
             last = next;
             run.count += 1;
@@ -257,7 +257,7 @@ impl Lease<'_> {
         Ok(run)
     }
 
-    /// A free segment of the ring; waits for it as long as the patience lasts, then parks the transfer.
+    /// A free segment of the ring; waits for it as long as the patience lasts, then pauses the transfer.
     fn next_segment(&mut self, file: &Arc<OpenFile>) -> Result<u16, Stop> {
         let mut since: Option<Instant> = None;
         loop {
@@ -267,48 +267,48 @@ impl Lease<'_> {
             }
             if self.producer.cancelled() {
                 // Perhaps only to let others have the segment.
-                self.session.park(file, self.shared.parking_places());
+                self.session.pause(file, self.shared.parking_places());
                 self.end(Kind::Cancelled);
                 return Err(Stop::Ended);
             }
             if let Some(segment) = self.producer.take_free() {
                 return Ok(segment);
             }
-            if self.producer.is_kept() {
-                self.park(file, self.no_data());
+            if self.producer.retains_all() {
+                self.pause(file, self.no_data());
                 return Err(Stop::Ended);
             }
-            let patience = if self.shared.has_idle() { PATIENCE } else { PATIENCE_BUSY };
+            let patience = if self.shared.has_idle() { CHUNK_WAIT } else { CHUNK_WAIT_BUSY };
             let waited = since.get_or_insert_with(Instant::now).elapsed();
             if waited >= patience {
-                self.park(file, self.no_data());
+                self.pause(file, self.no_data());
                 return Err(Stop::Ended);
             }
-            // As a proxy's thread does: see `Lease::yields` there.
-            let yields = self.session.arena.segment_size() < SMALL || self.shared.is_quiet();
-            self.producer.wait(yields, PATIENCE_BUSY.min(patience - waited));
+            // As a proxy's thread does: see `SendStream::yields` there.
+            let yields = self.session.arena.segment_size() < SMALL_SEGMENT || self.shared.is_quiet();
+            self.producer.wait(yields, CHUNK_WAIT_BUSY.min(patience - waited));
         }
     }
 
-    /// Ends the lease before the file ends, with the data in `segment` or without. A slow client never holds a worker.
-    fn park(&mut self, file: &Arc<OpenFile>, run: Run) {
-        self.session.park(file, self.shared.parking_places());
-        self.publish_end(run, Kind::Parked);
+    /// Ends the stream before the file ends, with the data in `segment` or without. A slow client never holds a worker.
+    fn pause(&mut self, file: &Arc<OpenFile>, run: Run) {
+        self.session.pause(file, self.shared.parking_places());
+        self.publish_end(run, Kind::Paused);
     }
 
-    /// Ends the lease without data.
+    /// Ends the stream without data.
     fn end(&mut self, kind: Kind) {
         self.publish_end(self.no_data(), kind);
     }
 
     fn publish_end(&mut self, run: Run, kind: Kind) {
         self.shared.counters.end(kind);
-        self.session.unlease(self.lead);
+        self.session.unlease(self.head);
         self.producer.publish(run, self.session.arena.segment_size(), kind);
     }
 
     fn no_data(&self) -> Run {
-        Run { first: self.lead, count: 1, len: 0 }
+        Run { first: self.head, count: 1, len: 0 }
     }
 }
 
@@ -320,8 +320,8 @@ mod tests {
     fn a_turn_ends_by_bytes_and_by_time() {
         let begun = Instant::now();
         let turn = Turn { begun, offset: 1000 };
-        assert!(!turn.is_over(1000 + QUANTUM - 1, begun + TURN / 2));
-        assert!(turn.is_over(1000 + QUANTUM, begun));
-        assert!(turn.is_over(1824, begun + TURN));
+        assert!(!turn.is_over(1000 + TURN_BYTES - 1, begun + TURN_TIME / 2));
+        assert!(turn.is_over(1000 + TURN_BYTES, begun));
+        assert!(turn.is_over(1824, begun + TURN_TIME));
     }
 }

@@ -1,4 +1,4 @@
-//! How a transfer comes by its next bytes: with a segment that holds them, or with a request that begins a lease.
+//! How a transfer comes by its next bytes: with a segment that holds them, or with a request that begins a stream.
 
 use std::cell::RefCell;
 use std::io;
@@ -7,24 +7,24 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Transfer;
-use crate::client::held::{Asked, Wanted};
-use crate::client::lease::{Lease, ROUND};
-use crate::client::pool::NoSegment;
-use crate::client::reading::Reading;
+use crate::client::cache::extent::{Lookup, RequestStamp};
+use crate::client::cache::guard::ExtentGuard;
+use crate::client::cache::pool::NoSegment;
 use crate::client::session::Session;
-use crate::layout::{Layout, Validator};
-use crate::ring::{Area, SMALL};
-use crate::wire::{Get, Known};
+use crate::client::stream::{ALL_TURNS, RecvStream};
+use crate::memory::layout::{Layout, Validator};
+use crate::memory::ring::{Area, SMALL_SEGMENT};
+use crate::protocol::wire::{Condition, Get};
 
 /// Transfers with more than so many small segments to come may take turns.
-const LONG: u64 = 8;
+const TURNS_ABOVE_SEGMENTS: u64 = 8;
 
 /// After so long a transfer that goes on with what segments hold asks the daemon all the same, which keeps a file that is
 /// parked for thrice as long.
-pub(super) const SILENT: Duration = Duration::from_secs(20);
+pub(super) const ASK_AGAIN_AFTER: Duration = Duration::from_secs(20);
 
-/// Why [`Transfer::request`] made no lease.
-pub(super) enum NoLease {
+/// Why [`Transfer::request`] made no stream.
+pub(super) enum NoStream {
     /// The session ended meanwhile: try the next.
     Lost,
     Stopped,
@@ -33,90 +33,90 @@ pub(super) enum NoLease {
 }
 
 impl<'a> Transfer<'a> {
-    /// Begins a lease at `self.at`, or finds a segment with the bytes there. What the wait for a pass takes is added
+    /// Begins a stream at `self.at`, or finds a segment with the bytes there. What the wait for a pass takes is added
     /// to the deadline.
-    pub(super) fn request(&mut self, deadline: &mut Instant) -> Result<(), NoLease> {
-        let mut pass = None;
+    pub(super) fn request(&mut self, deadline: &mut Instant) -> Result<(), NoStream> {
+        let mut permit = None;
         let takes_turns = self.takes_turns();
         if takes_turns {
             let asked = Instant::now();
-            pass = self.shared.gate.pass(asked + ROUND);
+            permit = self.shared.semaphore.permit(asked + ALL_TURNS);
             // That the others take their turns is no fault of the daemon's.
             *deadline += asked.elapsed();
         }
-        let waived = takes_turns && pass.is_none();
+        let waived = takes_turns && permit.is_none();
         let Some(session) = self.shared.session(*deadline) else {
             let stopped = self.shared.state.lock().stopped;
-            return Err(if stopped { NoLease::Stopped } else { NoLease::Unavailable });
+            return Err(if stopped { NoStream::Stopped } else { NoStream::Unavailable });
         };
         if self.read_on(&session) {
             return Ok(());
         }
         let key = self.file.is_none().then_some(self.key);
-        let (mut consumer, held) = match session.pool.acquire(&session.arena, key, *deadline) {
+        let (mut consumer, extent) = match session.pool.acquire(&session.arena, key, *deadline) {
             Ok(acquired) => acquired,
-            Err(NoSegment::Closed) => return Err(NoLease::Lost),
-            Err(NoSegment::TimedOut) => return Err(NoLease::NoSegment),
+            Err(NoSegment::Closed) => return Err(NoStream::Lost),
+            Err(NoSegment::TimedOut) => return Err(NoStream::NoSegment),
             Err(NoSegment::Violation(violation)) => {
                 session.lose(Some(&violation.to_string()));
-                return Err(NoLease::Lost);
+                return Err(NoStream::Lost);
             }
         };
         let now = Instant::now();
-        let asked = Asked { at: now, epoch: session.arena.epoch() };
-        self.again |= held.is_some();
-        let offered = held.filter(|held| session.takes_offers() && held.is_worth_an_offer(now));
-        let known = match (self.file, &offered) {
-            (Some(file), _) => Known::Begun(file),
+        let asked = RequestStamp { at: now, generation: session.arena.generation() };
+        self.again |= extent.is_some();
+        let offered = extent.filter(|extent| session.takes_offers() && extent.is_worth_an_offer(now));
+        let condition = match (self.file, &offered) {
+            (Some(file), _) => Condition::Resume(file),
             (None, Some(offered)) => {
-                Known::Held { file: offered.file, wants_witness: session.wants_witness(self.key, asked) }
+                Condition::IfNoneMatch { file: offered.file, wants_probe: session.wants_probe(self.key, asked) }
             }
-            (None, None) => Known::Nothing,
+            (None, None) => Condition::None,
         };
-        let keeps = match self.file {
+        let retains = match self.file {
             // One segment at a time, with others in between, goes on better if it releases them.
             Some(file) => self.may_hold(file) && session.pool.waiters() == 0,
-            // A file that is longer goes on in a lease of its own, with what is known of it then.
-            None => self.shared.layout.segment_size >= SMALL,
+            // A file that is longer goes on in a stream of its own, with what is known of it then.
+            None => self.shared.layout.segment_size >= SMALL_SEGMENT,
         };
-        let lead = consumer.lead();
-        let sequence = consumer.begin(session.arena.control(lead));
-        if keeps {
-            consumer.keep_all(session.arena.control(lead));
+        let head = consumer.head();
+        let sequence = consumer.begin(session.arena.control(head));
+        if retains {
+            consumer.retain_all(session.arena.control(head));
         }
-        let get = Get { lead, sequence, offset: self.at, known, key: self.key };
-        let mut lease = Lease::new(Arc::clone(&session), consumer, offered, asked, keeps, (pass, waived));
-        if let Some(file) = self.file.filter(|_| keeps) {
-            lease.holds = true;
+        let get = Get { head, sequence, offset: self.at, condition, key: self.key };
+        let mut stream = RecvStream::new(Arc::clone(&session), consumer, offered, asked, retains, (permit, waived));
+        if let Some(file) = self.file.filter(|_| retains) {
+            stream.is_shareable = true;
             // Its own takes the first part.
-            lease.lend((file.len - self.at).saturating_sub(self.shared.layout.segment_size.into()));
+            stream.grant((file.len - self.at).saturating_sub(self.shared.layout.segment_size.into()));
         }
         if let Err(error) = send(&session, &get, *deadline) {
             // Nobody knows of it.
-            lease.ended = true;
+            stream.ended = true;
             if error.kind() == io::ErrorKind::TimedOut {
-                lease.leave();
-                return Err(NoLease::Unavailable);
+                stream.leave();
+                return Err(NoStream::Unavailable);
             }
             session.lose(None);
-            return Err(NoLease::Lost);
+            return Err(NoStream::Lost);
         }
         self.join(&session);
         self.spoke = asked.at;
-        self.lease = Some(lease);
+        self.stream = Some(stream);
         Ok(())
     }
 
-    /// Finds the bytes that come next in a segment, if one holds them. The first ones only with the witness that they are
+    /// Finds the bytes that come next in a segment, if one holds them. The first ones only with the probe that they are
     /// still what the file begins with.
     fn read_on(&mut self, session: &Arc<Session>) -> bool {
-        let asked = Asked { at: Instant::now(), epoch: session.arena.epoch() };
-        let Some(reading) = Reading::attach(session, &self.wanted(asked)) else { return false };
-        let file = reading.part.file;
-        if self.file.is_some() && self.spoke.elapsed() > SILENT && file.len > u64::from(reading.part.len) {
+        let asked = RequestStamp { at: Instant::now(), generation: session.arena.generation() };
+        let Some(guard) = ExtentGuard::attach(session, &self.lookup(asked)) else { return false };
+        let file = guard.view.file;
+        if self.file.is_some() && self.spoke.elapsed() > ASK_AGAIN_AFTER && file.len > u64::from(guard.view.len) {
             return false;
         }
-        if self.file.is_none() && !session.witnesses.see(self.key, &file, asked) {
+        if self.file.is_none() && !session.probes.see(self.key, &file, asked) {
             return false;
         }
         self.join(session);
@@ -124,22 +124,22 @@ impl<'a> Transfer<'a> {
             self.again = true;
             self.shared.reused.fetch_add(1, Ordering::Relaxed);
         }
-        self.reading = Some(reading);
+        self.guard = Some(guard);
         true
     }
 
     /// The bytes that come next.
-    pub(super) fn wanted(&self, asked: Asked) -> Wanted<'a> {
+    pub(super) fn lookup(&self, asked: RequestStamp) -> Lookup<'a> {
         match self.file {
-            Some(file) => Wanted::At { file, at: self.at, begun: self.begun },
-            None => Wanted::First { key: self.key, asked },
+            Some(file) => Lookup::At { file, at: self.at, begun: self.begun },
+            None => Lookup::First { key: self.key, asked },
         }
     }
 
-    /// Whether what a lease from here on brings may stay in its segments: the file leaves half of them to others.
+    /// Whether what a stream from here on brings may stay in its segments: the file leaves half of them to others.
     pub(super) fn may_hold(&self, file: Validator) -> bool {
         let Layout { segments, segment_size } = self.shared.layout;
-        let most = if segment_size < SMALL { 1 } else { (segments / 2).max(1) };
+        let most = if segment_size < SMALL_SEGMENT { 1 } else { (segments / 2).max(1) };
         let fits = file.len <= u64::from(most) * u64::from(segment_size);
         // What a transfer goes on with need not be the file of its key any more.
         let begins = self.at == 0 && self.file.is_none();
@@ -161,8 +161,8 @@ impl<'a> Transfer<'a> {
     pub(super) fn takes_turns(&self) -> bool {
         let segment_size = self.shared.layout.segment_size;
         self.prompt
-            && segment_size < SMALL
-            && self.file.is_some_and(|file| file.len - self.at > LONG * u64::from(segment_size))
+            && segment_size < SMALL_SEGMENT
+            && self.file.is_some_and(|file| file.len - self.at > TURNS_ABOVE_SEGMENTS * u64::from(segment_size))
     }
 }
 

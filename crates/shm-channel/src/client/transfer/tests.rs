@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Transfer;
-use super::request::SILENT;
+use super::request::ASK_AGAIN_AFTER;
 use crate::{Client, ClientConfig, OpenFile, Server, ServerConfig, Store, StoreError};
 
 const SEGMENT: usize = 64 << 10;
@@ -57,7 +57,7 @@ fn a_transfer_that_reads_from_segments_for_long_asks_the_daemon_now_and_then() {
     let before = server.stats().resumes;
     let mut transfer = open();
     assert!(transfer.next_chunk().expect("a chunk").is_some_and(|chunk| chunk.len() == SEGMENT));
-    transfer.spoke = Instant::now() - SILENT - Duration::from_secs(1);
+    transfer.spoke = Instant::now() - ASK_AGAIN_AFTER - Duration::from_secs(1);
     assert_eq!(read(&mut transfer), (FILE - SEGMENT) as u64);
     assert!(server.stats().resumes > before);
 }
