@@ -4,6 +4,5 @@
 
 mod reply;
 mod send_buffer;
-pub(crate) mod unacked;
 
 pub(crate) use reply::{ContextReply, path_bytes};

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use parking_lot::{Condvar, Mutex};
 
-use crate::kit_abi::unacked;
-use origin;
+use super::unacked;
 
 #[derive(Debug, Default)]
 pub(super) struct Drain {

@@ -8,6 +8,8 @@ mod log_line;
 mod metrics;
 mod paced_reply;
 mod settings;
+#[allow(unsafe_code)]
+mod unacked;
 
 use std::collections::HashMap;
 use std::mem;

@@ -11,8 +11,8 @@ use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
 use super::idle::{Connection, IdleConnections};
-use super::instance::WorkerSlot;
 use super::request::Malformed;
+use super::slot::WorkerSlot;
 use super::worker_limit::WorkerLimit;
 use crate::net::{self, Listener};
 use base::Limiter;

@@ -2,7 +2,6 @@
 //! stop.
 
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -14,12 +13,11 @@ use nix::unistd::{Pid, gettid};
 use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
-use super::answer::{Ending, Progress};
 use super::core::Core;
+use super::slot::WorkerSlot;
 use super::worker::Worker;
-use super::worker_limit::Calls;
-use crate::contexts::{Called, Context};
-use crate::net::{self, Listener};
+use crate::contexts::Context;
+use crate::net::Listener;
 use base::fork::generation;
 use base::standard;
 
@@ -44,41 +42,6 @@ pub enum StartError {
     Setup(#[from] Errno),
     #[error("cannot start worker {index}: {error}")]
     Thread { index: usize, error: std::io::Error },
-}
-
-/// What one worker shares with those who send for its handler and with those who end the server.
-#[derive(Default)]
-pub struct WorkerSlot {
-    progress: Progress,
-    calls: Calls,
-    /// The connection that the worker's handler is answering. It is closed only after this is empty again.
-    current: Mutex<Option<RawFd>>,
-}
-
-impl WorkerSlot {
-    pub(super) fn progress(&self) -> &Progress {
-        &self.progress
-    }
-
-    pub(super) fn calls(&self) -> &Calls {
-        &self.calls
-    }
-
-    pub(super) fn take_up(&self, socket: &OwnedFd) {
-        self.progress.reset();
-        *self.current.lock() = Some(socket.as_raw_fd());
-    }
-
-    pub(super) fn leave(&self, called: &Called) -> Ending {
-        *self.current.lock() = None;
-        self.progress.ending(called)
-    }
-
-    /// Cuts the connection that is being answered, if one is.
-    pub(super) fn cut_current(&self) -> bool {
-        // The lock keeps the worker from closing the socket, and the number from being another's, during the call.
-        self.current.lock().map(net::cut).is_some()
-    }
 }
 
 /// A server from `gfserver_init` to the return of `gfserver_serve`.

@@ -10,10 +10,11 @@
 //! - [`contexts`]: the calls of the program's handler.
 //! - [`instance`]: what `gfserver_init` makes: settings, the state from start to stop.
 //! - [`core`]: what a serving instance shares: listener, epoll, parked connections, the end.
+//! - [`slot`]: what one worker shares with others.
 //! - [`worker`]: one worker thread.
 //! - [`worker_limit`]: how many workers are up and about.
 //! - [`maintenance`]: deadlines and the end, on the thread that called `gfserver_serve`.
-//! - [`connections`]: the parked connections and their deadlines.
+//! - [`idle`]: idle connections and their deadlines.
 //! - [`answer`]: what may still be sent in answer to a request, and how the connection ends.
 //! - [`request`]: the request line.
 #![allow(missing_docs, reason = "this workspace alone uses it, and knows it by its names")]
@@ -32,9 +33,11 @@ mod maintenance;
 #[allow(unsafe_code)]
 mod net;
 mod request;
+mod slot;
 mod worker;
 mod worker_limit;
 
 pub use answer::{send, send_header};
-pub use instance::{Instance, WorkerSlot};
+pub use instance::Instance;
 pub use net::Listener;
+pub use slot::WorkerSlot;

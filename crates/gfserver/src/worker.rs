@@ -6,10 +6,11 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollTimeout;
 
-use super::answer::{ERROR_HEADER, Ending};
+use super::answer::ERROR_HEADER;
 use super::core::{Core, Event, Presence};
 use super::idle::{Connection, Wait};
 use super::request::{self, MAX_LINE, Malformed};
+use super::slot::Ending;
 use crate::contexts::Context;
 use crate::net;
 use base::process;

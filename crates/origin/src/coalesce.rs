@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Origin;
+use super::sink::Sink;
 use super::spool::{Portion, temporary_file};
-use super::transfer::Sink;
 use base::Chunk;
 use base::fork::PerProcess;
 use base::process::spawn;

@@ -12,6 +12,7 @@ mod deadlines;
 pub mod fuzzing;
 mod response_head;
 mod retry;
+mod sink;
 mod spool;
 mod status;
 mod surplus;
@@ -35,9 +36,10 @@ use coalesce::Flights;
 pub use coalesce::wait_for_fetches;
 pub use config::{Config, ConfigError};
 use retry::{Reached, Retry};
+use sink::Sink;
 use spool::Budgets;
 use surplus::Surplus;
-use transfer::{End, Failure, Rest, Sink, Transfer};
+use transfer::{End, Failure, Rest, Transfer};
 use url::Base;
 
 /// Why there can be no [`Origin`].

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memmap2::MmapMut;
 
 use super::config::Config;
-use super::transfer::Sink;
+use super::sink::Sink;
 use base::standard::above;
 use getfile::ClientGone;
 

@@ -10,6 +10,7 @@ use super::buffered_body::Body;
 use super::config::Config;
 use super::deadlines::{Deadlines, Late};
 use super::response_head::{Encoding, Head, Length};
+use super::sink::Sink;
 use super::spool::{Budgets, DeliverError, Spool};
 use super::status::{Meaning, is_transient, meaning};
 use super::surplus::Surplus;
@@ -22,16 +23,6 @@ const DRAIN: usize = 64 << 10;
 const MAX_HEADS: usize = 256 << 10;
 /// How often a wait looks whether it still has a purpose.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Where the file goes: its length, then exactly so many bytes.
-pub(super) trait Sink {
-    fn header(&mut self, len: u64) -> Result<(), ClientGone>;
-    fn body(&mut self, data: &[u8]) -> Result<(), ClientGone>;
-    /// The origin broke off and is asked for the rest.
-    fn resumed(&mut self);
-    /// Whether all are known to have left for whom the file is fetched. Asked while the origin is waited for.
-    fn is_abandoned(&self) -> bool;
-}
 
 /// How an attempt, and with it perhaps the request, ended.
 pub(super) enum End {

@@ -66,7 +66,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What a failure to open a file means: names that head nowhere, and files that may not be seen, are not found. The rest
+    /// What a failure to open a file means: names that lead nowhere, and files that may not be seen, are not found. The rest
     /// says nothing about whether there is a file: ENXIO and ENODEV, too, once it was seen to be a regular one.
     pub fn of(error: &io::Error) -> Self {
         const NOT_FOUND: [libc::c_int; 7] = [

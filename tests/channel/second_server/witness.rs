@@ -81,7 +81,7 @@ fn a_client_with_a_witness_asks_again_after_each_change_and_each_epoch() {
             rest(&mut client.open(b"other").expect("open")).expect("transfer");
             let before = requests.load(Ordering::SeqCst);
             get();
-            assert_eq!(requests.load(Ordering::SeqCst), before + 1, "an generation goes unseen");
+            assert_eq!(requests.load(Ordering::SeqCst), before + 1, "a generation goes unseen");
             reuses();
             // One that begins between a request and its answer: the answer is one of the epoch before.
             age(200 + round);
@@ -92,7 +92,7 @@ fn a_client_with_a_witness_asks_again_after_each_change_and_each_epoch() {
             assert_eq!(
                 requests.load(Ordering::SeqCst),
                 before + 1,
-                "an generation is taken for one that came before its request"
+                "a generation is taken for one that came before its request"
             );
         }
     });

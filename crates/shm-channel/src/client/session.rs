@@ -108,7 +108,7 @@ impl Handshake {
         }
         let (arena, memory) = memory()?;
         let layout = arena.layout();
-        // A daemon's paths say nothing where they may head elsewhere.
+        // A daemon's paths say nothing where they may lead elsewhere.
         let features = FEATURE_IF_NONE_MATCH | if process::sees_the_files_of(pid) { FEATURE_PROBE } else { 0 };
         let hello = Hello {
             min_version: VERSION,

@@ -36,7 +36,7 @@ pub(super) struct RecvStream<'a> {
     /// When the request was made.
     pub(super) asked: RequestStamp,
     pub(super) permit: Option<Permit<'a>>,
-    /// It goes on without a pass: it has waited for one long enough, or had to give it up.
+    /// It goes on without a permit: it has waited for one long enough, or had to give it up.
     pub(super) waived: bool,
     /// A chunk was polled: its file was compared with the transfer's.
     pub(super) answered: bool,
@@ -81,7 +81,7 @@ impl<'a> RecvStream<'a> {
         Ok(())
     }
 
-    /// Whether others wait for the pass that this stream has had for long enough.
+    /// Whether others wait for the permit that this stream has had for long enough.
     pub(super) fn turn_is_over(&self, semaphore: &FairSemaphore) -> bool {
         let waiters = if self.permit.is_some() { semaphore.waiters() } else { 0 };
         waiters > 0 && self.is_older_than_a_turn(waiters)
@@ -100,7 +100,7 @@ impl<'a> RecvStream<'a> {
         is_small || pool.waiters() == 0 && pool.has_lent_out(1 + self.grants.len())
     }
 
-    /// Lends idle segments, if `left` bytes do not fit the stream's own.
+    /// Grants idle segments, if `left` bytes do not fit the stream's own.
     pub(super) fn grant(&mut self, left: u64) {
         let Self { session, consumer, grants, retains, ended, .. } = self;
         if *ended || !grants.is_empty() || session.pool.waiters() > 0 {
@@ -159,7 +159,7 @@ impl<'a> RecvStream<'a> {
 
     /// Gives all segments back; those of a stream that has not ended only once it has.
     pub(super) fn leave(self) {
-        // The pass goes last: whoever gets it is to find the segments.
+        // The permit goes last: whoever gets it is to find the segments.
         let Self { session, mut consumer, grants, brought, ended, permit: _pass, .. } = self;
         if session.is_lost() {
             return;

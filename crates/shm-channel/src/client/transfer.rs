@@ -394,7 +394,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Lends idle segments to a stream that has more to bring than fits its own. One that keeps them has got its own.
+    /// Grants idle segments to a stream that has more to bring than fits its own. One that keeps them has got its own.
     fn grant(&mut self) {
         let left = self.len() - self.at;
         let takes_turns = self.takes_turns();

@@ -170,7 +170,7 @@ impl Arena {
         self.header().generation.load(Ordering::Acquire)
     }
 
-    /// Begins an generation: the producer's part.
+    /// Begins a generation: the producer's part.
     pub(crate) fn begin_epoch(&self, generation: u32) {
         self.header().generation.store(generation, Ordering::Release);
     }

@@ -70,7 +70,7 @@ impl Session {
         Self { id, process, socket, arena, leased, paused: Mutex::default(), turns, ended: AtomicBool::new(false) }
     }
 
-    /// Begins a stream on a segment. False if the segment does not exist or is leased already.
+    /// Begins a stream on a segment. False if the segment does not exist or is in use already.
     pub(crate) fn stream(&self, head: u16) -> bool {
         self.leased.get(usize::from(head)).is_some_and(|leased| !leased.swap(true, Ordering::Acquire))
     }

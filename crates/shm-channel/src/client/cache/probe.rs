@@ -160,7 +160,7 @@ mod tests {
         assert!(!probes.see(KEY, &after, now), "it has a name, and another one");
         std::os::unix::fs::symlink(&backup, &path).expect("link");
         assert!(probes.see(KEY, &after, now));
-        // The daemon may tell of an generation that was over when it answered: then it is asked again.
+        // The daemon may tell of a generation that was over when it answered: then it is asked again.
         assert!(probes.ask(KEY, RequestStamp { generation: 8, ..now }));
         bear(&probes, &path, 7).expect("asked for");
         assert!(

@@ -33,7 +33,7 @@ pub(super) enum NoStream {
 }
 
 impl<'a> Transfer<'a> {
-    /// Begins a stream at `self.at`, or finds a segment with the bytes there. What the wait for a pass takes is added
+    /// Begins a stream at `self.at`, or finds a segment with the bytes there. What the wait for a permit takes is added
     /// to the deadline.
     pub(super) fn request(&mut self, deadline: &mut Instant) -> Result<(), NoStream> {
         let mut permit = None;
