@@ -68,9 +68,9 @@ typedef struct {
    */
   int32_t verbosity;
   /**
-   * Whether to connect to simplecached at once (true); else the first handle_with_cache does. Not whether it is asked:
-   * the handler decides that. handle_with_curl alone needs no simplecached; with the other two each request waits
-   * cache_wait_ms for one that is not there, and then fails.
+   * Whether to connect to simplecached at once (true); else the first handle_with_cache does. Not whether it is
+   * asked: the handler decides that. handle_with_curl alone needs no simplecached; with the other two each request
+   * waits cache_wait_ms for one that is not there, and then fails.
    */
   bool cache;
   /**
@@ -131,8 +131,8 @@ void gfproxy_options_init(gfproxy_options_t *options);
 /**
  * Whether gfproxy_start would take `url` for the base URL of an origin: http or https, without query and fragment.
  *
- * `url` is NUL-terminated. `reason` is NULL or has room for `size` bytes; where the URL is refused, it gets the reason,
- * NUL-terminated and cut to that size.
+ * `url` is NUL-terminated. `reason` is NULL or has room for `size` bytes; where the URL is refused, it gets the
+ * reason, NUL-terminated and cut to that size.
  *
  * Returns 0, or -1 if not, also where `url` is NULL.
  *
@@ -160,11 +160,11 @@ int gfproxy_check_origin(const char *url, char *reason, size_t size);
 int gfproxy_start(const gfproxy_options_t *options);
 
 /**
- * Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun and for requests to
- * the origin that nobody waits for any more, and then until the other ends of this process's TCP connections have
- * confirmed what was sent to them, so that nothing of an answer is lost when the process exits; all that for `limit_ms`
- * milliseconds at most. Returns how many of the first of these that are not done are left, which the log tells, too; 0 if
- * no proxy was started.
+ * Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun and for
+ * requests to the origin that nobody waits for any more, and then until the other ends of this process's TCP
+ * connections have confirmed what was sent to them, so that nothing of an answer is lost when the process exits; all
+ * that for `limit_ms` milliseconds at most. Returns how many of the first of these that are not done are left, which
+ * the log tells, too; 0 if no proxy was started.
  *
  * Where it is not 0, handlers may still run: then end the process with _exit(2). exit(3) would take down, under their
  * feet, what libraries such as OpenSSL clean up at the end.
@@ -190,15 +190,15 @@ void gfproxy_stop(void);
 void gfproxy_cached_options_init(gfproxy_cached_options_t *options);
 
 /**
- * Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and the
- * workers.
+ * Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and
+ * the workers.
  *
- * Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It is
- * told when the daemon is ready (NOTIFY_SOCKET).
+ * Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It
+ * is told when the daemon is ready (NOTIFY_SOCKET).
  *
- * `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads out
- * of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot be
- * had, a daemon that was started before.
+ * `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads
+ * out of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot
+ * be had, a daemon that was started before.
  *
  * Threads: from one thread. The threads that it starts take no signals.
  *
@@ -208,8 +208,9 @@ void gfproxy_cached_options_init(gfproxy_cached_options_t *options);
 int gfproxy_cached_start(const gfproxy_cached_options_t *options);
 
 /**
- * Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1: no daemon was started, or
- * the file cannot be read or has a line that is no entry. Then the old one stays in force, and the log says why.
+ * Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1: no daemon was
+ * started, or the file cannot be read or has a line that is no entry. Then the old one stays in force, and the log
+ * says why.
  *
  * Threads: from any; not from a signal handler.
  */
@@ -232,8 +233,8 @@ void gfproxy_cached_stop(void);
  *
  * Returns the number of bytes of the file that were sent. An HTTP status 404, 410, 401, 403 or 451 is answered with
  * GF_FILE_NOT_FOUND and returns 0. Any other failure before the first byte returns -1, upon which gfserver answers
- * GF_ERROR; a failure after it cuts the connection and returns -1, so that the client sees a short file. NULL for `ctx`
- * or `path` returns -1.
+ * GF_ERROR; a failure after it cuts the connection and returns -1, so that the client sees a short file. NULL for
+ * `ctx` or `path` returns -1.
  *
  * Threads: any number at once, each with its own context. The thread is not cancelled (pthread_cancel) meanwhile.
  *
@@ -260,16 +261,14 @@ ssize_t handle_with_curl(gfcontext_t *ctx, const char *path, void *arg);
 ssize_t handle_with_cache(gfcontext_t *ctx, const char *path, void *arg);
 
 /**
- * Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that is
- * not there has not said that it does not have the file: the request waits for it as with handle_with_cache, then is
- * GF_ERROR. Parameters, returns, errors and threads as with handle_with_cache and handle_with_curl.
+ * Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that
+ * is not there has not said that it does not have the file: the request waits for it as with handle_with_cache, then
+ * is GF_ERROR. Parameters, returns, errors and threads as with handle_with_cache and handle_with_curl.
  *
  * # Safety
  * As with handle_with_curl.
  */
-ssize_t handle_with_cache_or_curl(gfcontext_t *ctx,
-                                  const char *path,
-                                  void *arg);
+ssize_t handle_with_cache_or_curl(gfcontext_t *ctx, const char *path, void *arg);
 
 /**
  * Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.

@@ -113,13 +113,13 @@ typedef struct shm_channel_transfer_t shm_channel_transfer_t;
 /**
  * Gives the file behind a key: its descriptor, open for reading.
  *
- * `key` are `key_len` bytes, which may have NULs among them, and a NUL after them. `user` is what the server was created
- * with.
+ * `key` are `key_len` bytes, which may have NULs among them, and a NUL after them. `user` is what the server was
+ * created with.
  *
  * Returns a descriptor of a regular file, or a negative errno: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP
- * and -ENAMETOOLONG the client sees SHM_CHANNEL_NOT_FOUND, for any other SHM_CHANNEL_UNREADABLE, as for a descriptor of
- * anything but a regular file, or of one that is written all the time. A file that was written within the last 10 ms (2 s
- * if its time is of whole seconds) keeps the thread until that time is over, so that a later write shows.
+ * and -ENAMETOOLONG the client sees SHM_CHANNEL_NOT_FOUND, for any other SHM_CHANNEL_UNREADABLE, as for a descriptor
+ * of anything but a regular file, or of one that is written all the time. A file that was written within the last 10
+ * ms (2 s if its time is of whole seconds) keeps the thread until that time is over, so that a later write shows.
  *
  * Ownership: the descriptor is the server's from then on, and closed by it. The key is valid until the return.
  *
@@ -141,8 +141,8 @@ extern "C" {
 const char *shm_channel_strerror(int error);
 
 /**
- * Makes this library tell on standard error what it meets, one line each: proxies that break the protocol, servers that
- * come and go. Without it the library is silent. The environment variable GFPROXY_LOG can ask for more.
+ * Makes this library tell on standard error what it meets, one line each: proxies that break the protocol, servers
+ * that come and go. Without it the library is silent. The environment variable GFPROXY_LOG can ask for more.
  *
  * `verbosity` is 0 for warnings, 1 for sessions too, 2 and 3 for people who look for a fault.
  *
@@ -165,14 +165,14 @@ uint64_t shm_channel_transfer_length(const shm_channel_transfer_t *transfer);
 /**
  * Waits for the next bytes of the file.
  *
- * `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number: at most a segment's, or 32 KiB
- * where segments are smaller. After the last bytes of the file, `data` receives NULL and `len` 0. Both are written only
- * on success.
+ * `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number: at most a segment's, or
+ * 32 KiB where segments are smaller. After the last bytes of the file, `data` receives NULL and `len` 0. Both are
+ * written only on success.
  *
  * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
  * SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
- * transfer goes on with the next one where the file is still the same. After any of these errors but SHM_CHANNEL_NULL the
- * transfer is over: each further call returns the same error at once, and all that is left is to free it.
+ * transfer goes on with the next one where the file is still the same. After any of these errors but SHM_CHANNEL_NULL
+ * the transfer is over: each further call returns the same error at once, and all that is left is to free it.
  *
  * Ownership: the bytes lie in the shared memory, are valid until the next call with this transfer, and must not be
  * written. The server's process could change them at any time: what must be checked and then used has to be copied
@@ -184,9 +184,7 @@ uint64_t shm_channel_transfer_length(const shm_channel_transfer_t *transfer);
  * `transfer` is NULL or what shm_channel_client_open made, and not freed; `data` is NULL or points to memory for a
  * pointer, `len` to memory for a size_t.
  */
-shm_channel_error_t shm_channel_transfer_next(shm_channel_transfer_t *transfer,
-                                              const void **data,
-                                              size_t *len);
+shm_channel_error_t shm_channel_transfer_next(shm_channel_transfer_t *transfer, const void **data, size_t *len);
 
 /**
  * Frees a transfer, at its end or before: then the server stops to send.
@@ -204,11 +202,11 @@ void shm_channel_transfer_free(shm_channel_transfer_t *transfer);
  * Makes a client. The server need not be there yet: the client's thread connects, and connects again when it was lost.
  *
  * `socket` is the path of the server's command socket, NUL-terminated, or NULL for the default
- * ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `segments` is the number of shared-memory
- * segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle. `segment_size` is their
- * size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is for how many milliseconds an
- * open, or a transfer that has begun, waits for a server that is absent or silent. `client` receives the client; it is
- * written only on success.
+ * ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `segments` is the number of
+ * shared-memory segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle.
+ * `segment_size` is their size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is
+ * for how many milliseconds an open, or a transfer that has begun, waits for a server that is absent or silent.
+ * `client` receives the client; it is written only on success.
  *
  * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `client` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_SYSTEM.
  *
@@ -216,10 +214,10 @@ void shm_channel_transfer_free(shm_channel_transfer_t *transfer);
  *
  * Threads: any.
  *
- * fork(2): the child may use the client, too, and finds the server by itself: its first call makes it a session, memory
- * and a thread of its own, which may fail with SHM_CHANNEL_SYSTEM. What it does never reaches the parent's, and it frees
- * its copy or leaves it, as it likes. A transfer that was begun before goes on in both. vfork(2) and posix_spawn(3) are no
- * matter.
+ * fork(2): the child may use the client, too, and finds the server by itself: its first call makes it a session,
+ * memory and a thread of its own, which may fail with SHM_CHANNEL_SYSTEM. What it does never reaches the parent's, and
+ * it frees its copy or leaves it, as it likes. A transfer that was begun before goes on in both. vfork(2) and
+ * posix_spawn(3) are no matter.
  *
  * # Safety
  * `socket` is NULL or NUL-terminated; `client` is NULL or points to memory for a pointer.
@@ -246,8 +244,9 @@ shm_channel_error_t shm_channel_client_create(const char *socket,
  * Threads: any number at once with one client. More transfers at a time than there are segments wait for each other,
  * so a thread that keeps one open must not wait for a second where another thread does the same.
  *
- * pthread_cancel: acts at the beginning of this call, before anything was done, or else after its return. No function of this
- * library is cancelled in between. Asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS) is not for calls of it.
+ * pthread_cancel: acts at the beginning of this call, before anything was done, or else after its return. No function
+ * of this library is cancelled in between. Asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS) is not for calls
+ * of it.
  *
  * # Safety
  * `client` is NULL or what shm_channel_client_create made, and not freed before this returns; `key` is NULL or points
@@ -259,8 +258,8 @@ shm_channel_error_t shm_channel_client_open(const shm_channel_client_t *client,
                                             shm_channel_transfer_t **transfer);
 
 /**
- * Ends a client's session and its thread, and frees it. Transfers that are still open fail with SHM_CHANNEL_CLOSED, and
- * keep the shared memory mapped until they are freed.
+ * Ends a client's session and its thread, and frees it. Transfers that are still open fail with SHM_CHANNEL_CLOSED,
+ * and keep the shared memory mapped until they are freed.
  *
  * `client` is the client; NULL does nothing.
  *
@@ -275,15 +274,16 @@ void shm_channel_client_free(shm_channel_client_t *client);
  * Makes a server and starts it. Clients of the same user, and of root, may connect.
  *
  * `socket` is the path of the command socket, NUL-terminated, or NULL for the default
- * ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `threads` is the number of threads that serve
- * requests, 1 to SHM_CHANNEL_MAX_THREADS: a transfer whose client does not read holds none. `open` gives the files, see
- * shm_channel_open_t; `user` is passed on to it. `server` receives the server; it is written only on success.
+ * ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `threads` is the number of threads
+ * that serve requests, 1 to SHM_CHANNEL_MAX_THREADS: a transfer whose client does not read holds none. `open` gives
+ * the files, see shm_channel_open_t; `user` is passed on to it. `server` receives the server; it is written only on
+ * success.
  *
  * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `open` or `server` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_IN_USE;
  * SHM_CHANNEL_SOCKET; SHM_CHANNEL_SYSTEM.
  *
- * Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied; `user` stays the
- * caller's, and must stay valid until the server was freed.
+ * Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied; `user` stays
+ * the caller's, and must stay valid until the server was freed.
  *
  * Threads: any, after signals were blocked that a thread of the program's takes.
  *

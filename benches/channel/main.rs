@@ -1,12 +1,14 @@
 //! The bare channel between two processes against two bounds, all in one run and in turns:
 //!
-//! - *latency*: a chunk from the server's pread(2) into the client's hands, with one segment, so that each side waits for the
-//!   other; the bound is two processes that hand the same bytes over with a futex and nothing else.
-//! - *throughput*: a file with 8 segments; the bound is memcpy of the same bytes into a buffer of the segment's size. The
-//!   client passes the chunks on as they are, as webproxy does, or copies them out, which is a second copy of every byte.
+//! - *latency*: a chunk from the server's pread(2) into the client's hands, with one segment, so that each side waits
+//!   for the other; the bound is two processes that hand the same bytes over with a futex and nothing else.
+//! - *throughput*: a file with 8 segments; the bound is memcpy of the same bytes into a buffer of the segment's size.
+//!   The client passes the chunks on as they are, as webproxy does, or copies them out, which is a second copy of every
+//!   byte.
 //!
-//! `make bench-channel`, or `cargo bench --bench channel` with or without the sizes to measure. The files lie in TMPDIR, and
-//! with that in the page cache. Not in /dev/shm: where tmpfs has no huge pages, pread(2) from it has half the speed.
+//! `make bench-channel`, or `cargo bench --bench channel` with or without the sizes to measure. The files lie in
+//! TMPDIR, and with that in the page cache. Not in /dev/shm: where tmpfs has no huge pages, pread(2) from it has half
+//! the speed.
 
 mod bounds;
 mod served;

@@ -116,7 +116,8 @@ impl Served {
         while let Some(chunk) = transfer.next_chunk().expect("a chunk") {
             if to == Use::CopyOut {
                 assert!(chunk.len() <= target.len());
-                // SAFETY: there is room by the assertion, and our own server leaves the chunk alone until the next call.
+                // SAFETY: there is room by the assertion, and our own server leaves the chunk alone until the next
+                // call.
                 unsafe { target.as_mut_ptr().copy_from_nonoverlapping(chunk.as_ptr(), chunk.len()) };
             }
             hint::black_box(&target);

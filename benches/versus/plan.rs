@@ -297,8 +297,8 @@ impl<'a> Plan<'a> {
         }
         println!("By {BY_CATALOG}");
         let [ten, thousand, million] = catalogs.as_slice() else { unreachable!("three were started") };
-        // Ten files stay in the proxy's segments, more than 32 do not: what the table alone costs shows where the same ten
-        // are asked for, and between a thousand and a million.
+        // Ten files stay in the proxy's segments, more than 32 do not: what the table alone costs shows where the same
+        // ten are asked for, and between a thousand and a million.
         let loads = [
             (TEN, ten, 10),
             (TEN_OF_A_MILLION, million, 10),

@@ -14,15 +14,15 @@ use super::catalog::Catalog;
 use super::regular::open_regular;
 use shm_channel::{MAX_OPEN_LOOKS, OpenFile, StoreError};
 
-/// A file that nobody asked for so long is closed: its name may be gone, and its blocks are to come free within the minute
-/// that docs/locals.md promises. Whoever asks sees that himself.
+/// A file that nobody asked for so long is closed: its name may be gone, and its blocks are to come free within the
+/// minute that docs/locals.md promises. Whoever asks sees that himself.
 const KEPT_FOR: Duration = Duration::from_secs(20);
 
 /// At most so many descriptors are kept, whatever the limit allows.
 const MOST_KEPT: usize = 16384;
 
-/// A file that is written all the time is looked at once, by each request for so long after the last such look: workers that
-/// wait for it are missing elsewhere.
+/// A file that is written all the time is looked at once, by each request for so long after the last such look: workers
+/// that wait for it are missing elsewhere.
 const BUSY_FOR: Duration = Duration::from_secs(1);
 /// At most so many such files are remembered.
 const MOST_BUSY: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -66,8 +66,8 @@ impl Files {
         &self.catalog
     }
 
-    /// The file behind a key, in the state that it has now. No answer is given without a look at what its path leads to: a
-    /// descriptor does not show that a name is another file's, nor on overlayfs that the name is gone.
+    /// The file behind a key, in the state that it has now. No answer is given without a look at what its path leads
+    /// to: a descriptor does not show that a name is another file's, nor on overlayfs that the name is gone.
     pub fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError> {
         let entry = self.catalog.find(key).ok_or(StoreError::NotFound)?;
         let kept = self.kept.lock().get_mut(self.catalog.path_bytes(entry)).map(|kept| {

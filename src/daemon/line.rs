@@ -14,8 +14,8 @@ pub(super) struct Words {
     pub(super) path: Range<usize>,
 }
 
-/// Takes the line in `text[line]`, without its newline, apart. Quoted words are unquoted in place. None for a blank line
-/// and for a comment.
+/// Takes the line in `text[line]`, without its newline, apart. Quoted words are unquoted in place. None for a blank
+/// line and for a comment.
 pub(super) fn parse(text: &mut [u8], mut line: Range<usize>) -> Result<Option<Words>, &'static str> {
     if text[line.clone()].ends_with(b"\r") {
         line.end -= 1;

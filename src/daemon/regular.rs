@@ -21,8 +21,8 @@ pub(super) fn open_regular(path: &Path, looks: u32) -> io::Result<OpenFile> {
     OpenFile::after(above(file)?, Some(path.to_owned()), looks)
 }
 
-/// What `open` gives once nobody holds a lease on the file: it asks the holder, as Samba and knfsd are, to give it up, and
-/// with O_NONBLOCK does not wait for that.
+/// What `open` gives once nobody holds a lease on the file: it asks the holder, as Samba and knfsd are, to give it up,
+/// and with O_NONBLOCK does not wait for that.
 fn without_lease(looks: u32, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     for _ in 1..looks {
         match open() {

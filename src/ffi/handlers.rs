@@ -22,8 +22,8 @@ use gfserver::abi::GfContext;
 ///
 /// Returns the number of bytes of the file that were sent. An HTTP status 404, 410, 401, 403 or 451 is answered with
 /// GF_FILE_NOT_FOUND and returns 0. Any other failure before the first byte returns -1, upon which gfserver answers
-/// GF_ERROR; a failure after it cuts the connection and returns -1, so that the client sees a short file. NULL for `ctx`
-/// or `path` returns -1.
+/// GF_ERROR; a failure after it cuts the connection and returns -1, so that the client sees a short file. NULL for
+/// `ctx` or `path` returns -1.
 ///
 /// Threads: any number at once, each with its own context. The thread is not cancelled (pthread_cancel) meanwhile.
 ///
@@ -58,9 +58,9 @@ pub unsafe extern "C" fn handle_with_cache(
     unsafe { handle(Route::Cache, ctx, path, arg) }
 }
 
-/// Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that is
-/// not there has not said that it does not have the file: the request waits for it as with handle_with_cache, then is
-/// GF_ERROR. Parameters, returns, errors and threads as with handle_with_cache and handle_with_curl.
+/// Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that
+/// is not there has not said that it does not have the file: the request waits for it as with handle_with_cache, then
+/// is GF_ERROR. Parameters, returns, errors and threads as with handle_with_cache and handle_with_curl.
 ///
 /// # Safety
 /// As with handle_with_curl.

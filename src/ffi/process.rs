@@ -17,7 +17,6 @@ use crate::proxy::{Proxy, Settings};
 use base::fork::PerProcess;
 use base::process::ignore_write_signals;
 use base::standard::complain;
-use origin;
 use shm_channel::{self as channel, ClientConfig, ServerConfig};
 use telemetry::logging;
 
@@ -71,9 +70,9 @@ pub struct gfproxy_options_t {
     pub stall_ms: u32,
     /// 0: log warnings, 1: also each request, 2: debug, 3: trace (0).
     pub verbosity: i32,
-    /// Whether to connect to simplecached at once (true); else the first handle_with_cache does. Not whether it is asked:
-    /// the handler decides that. handle_with_curl alone needs no simplecached; with the other two each request waits
-    /// cache_wait_ms for one that is not there, and then fails.
+    /// Whether to connect to simplecached at once (true); else the first handle_with_cache does. Not whether it is
+    /// asked: the handler decides that. handle_with_curl alone needs no simplecached; with the other two each request
+    /// waits cache_wait_ms for one that is not there, and then fails.
     pub cache: bool,
     /// The address that serves Prometheus metrics over HTTP, "HOST:PORT", NUL-terminated, or NULL for none.
     pub metrics: *const c_char,
@@ -126,8 +125,8 @@ pub unsafe extern "C" fn gfproxy_options_init(options: *mut gfproxy_options_t) {
 
 /// Whether gfproxy_start would take `url` for the base URL of an origin: http or https, without query and fragment.
 ///
-/// `url` is NUL-terminated. `reason` is NULL or has room for `size` bytes; where the URL is refused, it gets the reason,
-/// NUL-terminated and cut to that size.
+/// `url` is NUL-terminated. `reason` is NULL or has room for `size` bytes; where the URL is refused, it gets the
+/// reason, NUL-terminated and cut to that size.
 ///
 /// Returns 0, or -1 if not, also where `url` is NULL.
 ///
@@ -214,11 +213,11 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
     })
 }
 
-/// Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun and for requests to
-/// the origin that nobody waits for any more, and then until the other ends of this process's TCP connections have
-/// confirmed what was sent to them, so that nothing of an answer is lost when the process exits; all that for `limit_ms`
-/// milliseconds at most. Returns how many of the first of these that are not done are left, which the log tells, too; 0 if
-/// no proxy was started.
+/// Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun and for
+/// requests to the origin that nobody waits for any more, and then until the other ends of this process's TCP
+/// connections have confirmed what was sent to them, so that nothing of an answer is lost when the process exits; all
+/// that for `limit_ms` milliseconds at most. Returns how many of the first of these that are not done are left, which
+/// the log tells, too; 0 if no proxy was started.
 ///
 /// Where it is not 0, handlers may still run: then end the process with _exit(2). exit(3) would take down, under their
 /// feet, what libraries such as OpenSSL clean up at the end.
@@ -285,15 +284,15 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
     });
 }
 
-/// Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and the
-/// workers.
+/// Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and
+/// the workers.
 ///
-/// Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It is
-/// told when the daemon is ready (NOTIFY_SOCKET).
+/// Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It
+/// is told when the daemon is ready (NOTIFY_SOCKET).
 ///
-/// `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads out
-/// of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot be
-/// had, a daemon that was started before.
+/// `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads
+/// out of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot
+/// be had, a daemon that was started before.
 ///
 /// Threads: from one thread. The threads that it starts take no signals.
 ///
@@ -356,8 +355,9 @@ fn start_daemon(config: Config, metrics: Option<String>) -> Result<Arc<Daemon>, 
     Ok(daemon)
 }
 
-/// Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1: no daemon was started, or
-/// the file cannot be read or has a line that is no entry. Then the old one stays in force, and the log says why.
+/// Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1: no daemon was
+/// started, or the file cannot be read or has a line that is no entry. Then the old one stays in force, and the log
+/// says why.
 ///
 /// Threads: from any; not from a signal handler.
 #[unsafe(no_mangle)]

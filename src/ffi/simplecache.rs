@@ -1,5 +1,5 @@
-//! What `c/simplecache.c` forwards to. The names of simplecache.h are defined there and not here, so that a program's own
-//! simplecache.o takes their place without a symbol defined twice.
+//! What `c/simplecache.c` forwards to. The names of simplecache.h are defined there and not here, so that a program's
+//! own simplecache.o takes their place without a symbol defined twice.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_ulong};
 use std::io::ErrorKind;
@@ -70,8 +70,8 @@ fn failed(errno: Errno) -> c_int {
     -1
 }
 
-/// The system's number for an error. Of those that are not the system's, EBUSY for a file that others keep busy, and EINVAL
-/// for a path that leads to no regular file.
+/// The system's number for an error. Of those that are not the system's, EBUSY for a file that others keep busy, and
+/// EINVAL for a path that leads to no regular file.
 fn errno_of(error: &std::io::Error) -> Errno {
     let other = if error.kind() == ErrorKind::ResourceBusy { Errno::EBUSY } else { Errno::EINVAL };
     error.raw_os_error().map_or(other, Errno::from_raw)

@@ -10,8 +10,8 @@ use libc::socklen_t;
 const SEND_OVERHEAD: usize = 2048;
 /// The same for each packet, of which a send may become many.
 const PACKET_OVERHEAD: u64 = 2304;
-/// A packet holds at most so many bytes, and at most half of the largest window that the client has offered: what goes to
-/// a client with a tiny window takes many times its size.
+/// A packet holds at most so many bytes, and at most half of the largest window that the client has offered: what goes
+/// to a client with a tiny window takes many times its size.
 const LARGEST_PACKET: u64 = 64 << 10;
 const SMALLEST_PACKET: u64 = 68;
 /// Where there is room at all, there is room for this much.
@@ -27,7 +27,8 @@ pub(crate) struct SendBuffer {
 }
 
 impl SendBuffer {
-    /// That of a socket that nothing was sent on yet. Of a number that is no socket it tells nonsense, and does no harm.
+    /// That of a socket that nothing was sent on yet. Of a number that is no socket it tells nonsense, and does no
+    /// harm.
     pub(crate) fn new(socket: RawFd) -> Self {
         Self { socket, room: FIRST_ROOM }
     }
@@ -55,7 +56,8 @@ impl SendBuffer {
     pub(crate) fn drains(&self, limit: Duration) -> bool {
         let mut before = self.unacknowledged();
         while !self.wait(limit) {
-            // The kernel wants a third of the buffer free before it calls that room: a slow client is not a stalled one.
+            // The kernel wants a third of the buffer free before it calls that room: a slow client is not a stalled
+            // one.
             let now = self.unacknowledged();
             if now >= before {
                 return false;
@@ -81,8 +83,8 @@ impl SendBuffer {
         Some((size as usize, queued as usize))
     }
 
-    /// The bytes that the client's window has room for now: tcpi_snd_wnd, the last field of tcp_info in Linux 5.4. Where
-    /// there is none (older kernels, other sockets) it counts as tiny.
+    /// The bytes that the client's window has room for now: tcpi_snd_wnd, the last field of tcp_info in Linux 5.4.
+    /// Where there is none (older kernels, other sockets) it counts as tiny.
     fn window(&self) -> Option<u64> {
         const FIELDS: usize = 58;
         let info: Option<[u32; FIELDS]> = self.option(libc::IPPROTO_TCP, libc::TCP_INFO);

@@ -38,8 +38,8 @@ const CORK_BELOW: u32 = 64 << 10;
 /// How long requests fail without another attempt where the channel cannot be opened.
 const CHANNEL_RETRY: Duration = Duration::from_secs(2);
 
-/// So long a client may take for a chunk, while nobody else waits for its segment and while somebody does. What is left is
-/// put back, and a slower client waits without a segment: those serve all clients of the process.
+/// So long a client may take for a chunk, while nobody else waits for its segment and while somebody does. What is left
+/// is put back, and a slower client waits without a segment: those serve all clients of the process.
 const CLIENT_WAIT: Duration = Duration::from_millis(50);
 const CLIENT_WAIT_WANTED: Duration = Duration::from_millis(2);
 

@@ -38,8 +38,8 @@ impl<'c> PacedReply<'c> {
         Self { connection, stall, bytes: 0, resumed: 0 }
     }
 
-    /// Sends of a chunk what the client has room for, or makes room for within `patience`, which is for the whole chunk:
-    /// a client that takes it in drips would hold it for long. Returns how many bytes that was.
+    /// Sends of a chunk what the client has room for, or makes room for within `patience`, which is for the whole
+    /// chunk: a client that takes it in drips would hold it for long. Returns how many bytes that was.
     pub(super) fn send(&mut self, chunk: Chunk<'_>, patience: Duration) -> Result<usize, ClientGone> {
         let mut sent = 0;
         let mut since = None;

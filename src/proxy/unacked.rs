@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
-/// Waits until every TCP connection of this process has had all its bytes confirmed, or is closed. Returns how many have
-/// not at the deadline. A gfserver keeps a connection open behind its handler's back; this finds it whoever that is.
+/// Waits until every TCP connection of this process has had all its bytes confirmed, or is closed. Returns how many
+/// have not at the deadline. A gfserver keeps a connection open behind its handler's back; this finds it whoever that
+/// is.
 pub(crate) fn wait(deadline: Instant) -> usize {
     let mut pause = FIRST_PAUSE;
     let mut waiting: Vec<RawFd> = descriptors();

@@ -1,5 +1,5 @@
-//! Files on an overlay, on ext4, tmpfs and FUSE, each mounted for its test in a mount namespace of its own: every change shows
-//! in the next answer.
+//! Files on an overlay, on ext4, tmpfs and FUSE, each mounted for its test in a mount namespace of its own: every
+//! change shows in the next answer.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -245,8 +245,8 @@ impl Lease<'_> {
     }
 }
 
-/// Serves one client until it leaves: one file, parked after `most` chunks, and nothing else. Says how many chunks lay in
-/// lent segments.
+/// Serves one client until it leaves: one file, parked after `most` chunks, and nothing else. Says how many chunks lay
+/// in lent segments.
 fn serve(session: &Session, file: &[u8], step: usize, most: usize) -> u32 {
     let mut in_loans = 0;
     while let Some(request) = session.request() {

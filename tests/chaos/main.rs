@@ -1,4 +1,5 @@
-//! What must hold when processes are killed, stopped, crowded or hostile, at the level of the channel and of the programs.
+//! What must hold when processes are killed, stopped, crowded or hostile, at the level of the channel and of the
+//! programs.
 
 #[path = "../common/channel.rs"]
 mod channel;

@@ -113,7 +113,8 @@ fn webproxy_follows_no_symbolic_link_of_another_user() {
     }
 }
 
-/// Programs that see a directory of the test's in the place of /tmp, where the default socket is shared with nobody else.
+/// Programs that see a directory of the test's in the place of /tmp, where the default socket is shared with nobody
+/// else.
 struct OwnTmp {
     directory: TempDir,
 }

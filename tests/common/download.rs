@@ -51,7 +51,8 @@ impl<'f> Download<'f> {
         Self::on(stream, path, expected)
     }
 
-    /// The same with a receive buffer that is small from the start, so that the server hears of every little that is read.
+    /// The same with a receive buffer that is small from the start, so that the server hears of every little that is
+    /// read.
     pub fn with_window(port: u16, path: &str, expected: &'f [u8], window: usize) -> Self {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
         setsockopt(&socket, RcvBuf, &window).expect("SO_RCVBUF");

@@ -23,9 +23,9 @@ impl Report {
         command
     }
 
-    /// Asserts that the program, which has ended, made no error and lost nothing. Memory that a pointer to its beginning
-    /// leads to is not lost. A provided gfserver's threads live on to the end, each with a block that counts as possibly
-    /// lost: they are one finding, which the kit's own handler leaves, too.
+    /// Asserts that the program, which has ended, made no error and lost nothing. Memory that a pointer to its
+    /// beginning leads to is not lost. A provided gfserver's threads live on to the end, each with a block that counts
+    /// as possibly lost: they are one finding, which the kit's own handler leaves, too.
     pub fn assert_clean(&self, has_provided_gfserver: bool) {
         let log = fs::read_to_string(&self.log).expect("valgrind's log");
         assert!(log.contains("ERROR SUMMARY"), "valgrind did not come to its end:\n{log}");

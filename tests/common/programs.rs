@@ -90,7 +90,8 @@ impl Program {
         let watchdog = Instant::now() + WATCHDOG;
         let child = loop {
             match command.spawn() {
-                // Of a program that was just copied, the child of another test's fork may have the descriptor until its exec.
+                // Of a program that was just copied, the child of another test's fork may have the descriptor until its
+                // exec.
                 Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < watchdog => {
                     yield_now();
                 }

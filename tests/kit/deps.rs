@@ -1,5 +1,5 @@
-//! `scripts/deps.sh` on machines that miss something. A directory of wrappers is the whole PATH, so that a program which
-//! is not in it counts as missing, and its apt-get installs into it.
+//! `scripts/deps.sh` on machines that miss something. A directory of wrappers is the whole PATH, so that a program
+//! which is not in it counts as missing, and its apt-get installs into it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -108,8 +108,8 @@ fn serves(webproxy: &mut Command, files: &Files) {
     assert_eq!(fetch(port, "/none"), NOT_FOUND);
 }
 
-/// The two examples, pasted one after the other. The origin and the ports are the only things that are not as they stand
-/// there.
+/// The two examples, pasted one after the other. The origin and the ports are the only things that are not as they
+/// stand there.
 #[test]
 fn the_examples_of_both_parts_work_as_they_stand() {
     let here = tempfile::tempdir().expect("a directory");

@@ -11,7 +11,8 @@ use crate::load::{answers, is_whole, stops, under_load};
 use crate::mains::{Kit, Part, kits};
 use crate::programs::Program;
 
-/// An AddressSanitizer that reports a fault of the kit's while it looks for leaks at the exit waits for itself without end.
+/// An AddressSanitizer that reports a fault of the kit's while it looks for leaks at the exit waits for itself without
+/// end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
@@ -40,8 +41,8 @@ fn stop(kit: &Kit, mut webproxy: Program, answers: &crate::load::Answers, round:
         assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(15), ""), "round {round}");
         return;
     }
-    // The kit's gfserver_stop frees the contexts of handlers that run. What comes of that is its own: a cut file, a report
-    // of AddressSanitizer on its functions, a wait without end. Never an abort in a handler of ours.
+    // The kit's gfserver_stop frees the contexts of handlers that run. What comes of that is its own: a cut file, a
+    // report of AddressSanitizer on its functions, a wait without end. Never an abort in a handler of ours.
     let Some(ended) = under_load(port, answers, 1 + round % 64, |_, _, _| (), end) else { return };
     assert_ne!(ended.status.signal(), Some(Signal::SIGABRT as i32), "round {round}: {ended:?}");
     for words in ["panicked at", "fatal runtime error", "Rust cannot catch"] {

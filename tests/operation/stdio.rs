@@ -1,5 +1,5 @@
-//! Descriptors 0 to 2 of programs that lack them: none becomes anything of the library's, and no line of it goes where it is
-//! not meant to.
+//! Descriptors 0 to 2 of programs that lack them: none becomes anything of the library's, and no line of it goes where
+//! it is not meant to.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -22,7 +22,8 @@ fn is_caught() -> bool {
 #[allow(unsafe_code)]
 fn a_transfer_leaves_the_programs_signal_handlers_alone() {
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler does nothing, which is safe at any time. To the other tests it is as good as ignoring the signal.
+    // SAFETY: the handler does nothing, which is safe at any time. To the other tests it is as good as ignoring the
+    // signal.
     unsafe { sigaction(Signal::SIGPIPE, &action) }.expect("sigaction");
     let during = Arc::new(Mutex::new(None));
     let fetched = fetch({

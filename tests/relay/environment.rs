@@ -172,7 +172,8 @@ fn bodies_are_spooled_where_tmpdir_says() {
     assert_eq!(fs::read_dir(&directory).expect("a directory").count(), 0, "it has no name");
 }
 
-/// The memory of a body that was delivered, or that broke off, is there for the next one. None of these could go to a file.
+/// The memory of a body that was delivered, or that broke off, is there for the next one. None of these could go to a
+/// file.
 #[test]
 fn bodies_that_are_kept_one_after_another_stay_in_memory() {
     let (small, large) = (bytes(1, 300_000), bytes(2, 1_000_000));

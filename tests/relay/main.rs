@@ -1,4 +1,5 @@
-//! `handle_with_curl` from outside: webproxy with `-s` as it is shipped, between origins that misbehave and clients that do.
+//! `handle_with_curl` from outside: webproxy with `-s` as it is shipped, between origins that misbehave and clients
+//! that do.
 
 #[path = "../common/download.rs"]
 mod download;

@@ -119,7 +119,8 @@ impl Entity {
         Self { file, version, len, first: 0, fields }
     }
 
-    /// A version that the file never has, with validators of the same kinds, or of one of them, and others than this one's.
+    /// A version that the file never has, with validators of the same kinds, or of one of them, and others than this
+    /// one's.
     fn ghost(&self, random: &mut Rng) -> Self {
         let tag = format!("ETag: {}\"ghost\"\r\n", if random.bool() { "W/" } else { "" });
         // A time that is as new as its Date tells no versions apart, but it is another one.

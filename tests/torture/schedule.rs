@@ -21,8 +21,8 @@ const CLIENTS: u64 = 8;
 const EVENTS: usize = 150;
 /// After so many events other files are hot.
 const COURSE: usize = 25;
-/// How long the origin is silent before a calm begins. Requests whose clients have left are over by then, as are the times in
-/// which a file may be an older one or an error.
+/// How long the origin is silent before a calm begins. Requests whose clients have left are over by then, as are the
+/// times in which a file may be an older one or an error.
 const SILENCE: Duration = Duration::from_millis(1600);
 
 /// How much of the log is a part of a report.

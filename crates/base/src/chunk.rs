@@ -56,8 +56,8 @@ impl<'a> From<&'a [u8]> for Chunk<'a> {
 fn write_all(out: BorrowedFd<'_>, chunk: Chunk<'_>) -> io::Result<()> {
     let mut written = 0;
     while written < chunk.len {
-        // SAFETY: `written` is less than the chunk's length, so the pointer stays inside it, and the chunk stays mapped.
-        // Only the kernel reads the bytes, and it answers EFAULT for those it cannot read.
+        // SAFETY: `written` is less than the chunk's length, so the pointer stays inside it, and the chunk stays
+        // mapped. Only the kernel reads the bytes, and it answers EFAULT for those it cannot read.
         let count = unsafe { libc::write(out.as_raw_fd(), chunk.as_ptr().add(written).cast(), chunk.len - written) };
         match count {
             0 => return Err(io::ErrorKind::WriteZero.into()),

@@ -164,6 +164,7 @@ unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
 unsafe impl<T: Send + Sync> Send for PerProcess<T> {}
 
 impl<T> PerProcess<T> {
+    #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }

@@ -1,7 +1,7 @@
 //! The sockets that a service manager handed over (`LISTEN_FDS`). Each is taken once.
 //!
-//! They are looked at when the program is loaded. Later their numbers may be those of other sockets, of the program's own or
-//! of a server that took one, ended and closed it.
+//! They are looked at when the program is loaded. Later their numbers may be those of other sockets, of the program's
+//! own or of a server that took one, ended and closed it.
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::{env, io, process};
@@ -68,8 +68,8 @@ pub fn take(wanted: impl Fn(BorrowedFd<'_>) -> bool) -> io::Result<Option<OwnedF
         listens && wanted(descriptor)
     };
     let Some(at) = handed.iter().position(is_it) else { return Ok(None) };
-    // SAFETY: the service manager meant it for this process, it is still the same, and this is the one place that takes it
-    // over, once.
+    // SAFETY: the service manager meant it for this process, it is still the same, and this is the one place that takes
+    // it over, once.
     let socket = unsafe { OwnedFd::from_raw_fd(handed.remove(at).number) };
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

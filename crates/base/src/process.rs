@@ -30,12 +30,13 @@ pub unsafe fn cancel_here() {
     unsafe { pthread_testcancel() };
 }
 
-/// While it lives, this thread is not cancelled: the provided `gfserver_stop` cancels its workers, and a cancellation that
-/// unwinds through Rust frames aborts the process.
+/// While it lives, this thread is not cancelled: the provided `gfserver_stop` cancels its workers, and a cancellation
+/// that unwinds through Rust frames aborts the process.
 pub struct NoCancel(c_int);
 
 impl NoCancel {
     /// From now on.
+    #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let mut old = PTHREAD_CANCEL_DISABLE;
         // SAFETY: both arguments are valid; the call cannot fail with them.
@@ -65,9 +66,9 @@ pub fn is_cancellable() -> bool {
     NoCancel::new().0 != PTHREAD_CANCEL_DISABLE
 }
 
-/// Makes a write to a client that left an error (EPIPE) instead of a signal that ends the process, and so a file that would
-/// be larger than `ulimit -f` allows (EFBIG), unless the program has a handler of its own. The provided gfserver writes with
-/// plain write(2), in threads that block no signals.
+/// Makes a write to a client that left an error (EPIPE) instead of a signal that ends the process, and so a file that
+/// would be larger than `ulimit -f` allows (EFBIG), unless the program has a handler of its own. The provided gfserver
+/// writes with plain write(2), in threads that block no signals.
 pub fn ignore_write_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,8 +1,8 @@
-//! Descriptors 0 to 2. A program that is started without them, or closes them, gets them for what it opens next, and what is
-//! meant for standard error then goes there: into a client's connection, say.
+//! Descriptors 0 to 2. A program that is started without them, or closes them, gets them for what it opens next, and
+//! what is meant for standard error then goes there: into a client's connection, say.
 //!
-//! So where one of them is closed, /dev/null takes its place. Nothing of ours is ever one of them, also where the program
-//! closes them later. And a line is written only to what is standard error for all that can be known.
+//! So where one of them is closed, /dev/null takes its place. Nothing of ours is ever one of them, also where the
+//! program closes them later. And a line is written only to what is standard error for all that can be known.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -24,8 +24,9 @@ const FIRST: RawFd = 3;
 /// The device of /dev/null and its like.
 const MEMORY_DEVICES: u64 = 1;
 
-/// The loader runs it before main: nothing has been opened by then, and a program that calls none of our functions before it
-/// has its sockets is safe, too. It is in the archive's member that all exports need, so that it is linked with any of them.
+/// The loader runs it before main: nothing has been opened by then, and a program that calls none of our functions
+/// before it has its sockets is safe, too. It is in the archive's member that all exports need, so that it is linked
+/// with any of them.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static AT_LOAD: extern "C" fn() = at_load;
@@ -129,8 +130,8 @@ impl Target {
     }
 }
 
-/// Takes what is descriptor 2 now for standard error: the program is about to be told something. But a socket, or what a
-/// child of it would not have, is one that got the number by chance.
+/// Takes what is descriptor 2 now for standard error: the program is about to be told something. But a socket, or what
+/// a child of it would not have, is one that got the number by chance.
 pub fn note() {
     fill();
     let stderr = io::stderr();
@@ -169,14 +170,15 @@ impl Way {
     fn open() -> Option<Self> {
         let way = match copy(io::stderr()) {
             Ok(copy) => Self::Copy(copy),
-            Err(Errno::EMFILE | Errno::ENFILE) => Self::Itself(io::stderr()),
-            Err(_) => return None,
+            Err(Errno::EBADF) => return None,
+            // EMFILE, ENFILE, or EINVAL where the limit is lower than any number for a copy.
+            Err(_) => Self::Itself(io::stderr()),
         };
         way.is_standard_error().then_some(way)
     }
 
-    /// Whether it is what it was, or something that a program puts in its place: a terminal, /dev/null, a pipe, a log file.
-    /// Of a file that is not for appending only the program knows, unless standard output is the same.
+    /// Whether it is what it was, or something that a program puts in its place: a terminal, /dev/null, a pipe, a log
+    /// file. Of a file that is not for appending only the program knows, unless standard output is the same.
     fn is_standard_error(&self) -> bool {
         let Ok(target) = Target::of(self) else { return false };
         if target.is_known() {
@@ -193,7 +195,8 @@ impl Way {
     }
 }
 
-/// Standard error as a target of lines. What is descriptor 2 is looked at for each write, which takes three system calls more.
+/// Standard error as a target of lines. What is descriptor 2 is looked at for each write, which takes three system
+/// calls more.
 #[derive(Debug)]
 pub struct StandardError;
 

@@ -49,8 +49,8 @@ pub fn send(view: &mut View, slot: &WorkerSlot, chunk: Chunk<'_>) -> isize {
     if progress.get() != FILE || chunk.len() > view.remaining() {
         return -1;
     }
-    // The FIN follows as soon as the handler returns: held back until then, the last bytes leave in one segment with it.
-    // Of a handler that does not return, the kernel sends them after 200 ms.
+    // The FIN follows as soon as the handler returns: held back until then, the last bytes leave in one segment with
+    // it. Of a handler that does not return, the kernel sends them after 200 ms.
     let last = chunk.len() == view.remaining();
     transmit(view, progress, chunk, last, View::add_sent)
 }

@@ -154,8 +154,8 @@ impl Instance {
     }
 
     /// `gfserver_stop`. Returns when every worker has been joined; false where the instance never served. On a worker's
-    /// own thread it returns at once, and on the thread that is in `gfserver_serve` (a signal handler) it does what that
-    /// thread would have done.
+    /// own thread it returns at once, and on the thread that is in `gfserver_serve` (a signal handler) it does what
+    /// that thread would have done.
     pub fn stop(&self) -> bool {
         if self.is_parents() {
             return true;
@@ -201,7 +201,8 @@ impl Serving {
         self.core.slots.iter().any(|slot| slot.calls().is_of_this_thread())
     }
 
-    /// Waits for the end of the workers. May interrupt itself: a signal handler that runs during the wait does the rest.
+    /// Waits for the end of the workers. May interrupt itself: a signal handler that runs during the wait does the
+    /// rest.
     fn wind_down(&self, signals: SigSet) {
         self.core.end(signals);
         loop {

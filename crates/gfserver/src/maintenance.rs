@@ -65,8 +65,8 @@ impl Core {
         }
     }
 
-    /// Waits for the workers to leave. Past the limit of [`Self::limit_end`], if one was set, connections that still are
-    /// served are cut. Then gives clients with an answer the time to hang up.
+    /// Waits for the workers to leave. Past the limit of [`Self::limit_end`], if one was set, connections that still
+    /// are served are cut. Then gives clients with an answer the time to hang up.
     pub(super) fn end(&self, signals: SigSet) {
         while self.drop_unanswered() {}
         while self.workers.load(Ordering::Acquire) > 0 {

@@ -126,8 +126,8 @@ pub fn has_bytes(socket: &OwnedFd) -> bool {
     socket::recv(socket.as_raw_fd(), &mut [0], flags).is_ok_and(|count| count > 0)
 }
 
-/// Confirms what has arrived at once, and what arrives next. Otherwise the kernel waits up to 40 ms for an answer that the
-/// confirmation could go with, while a client with Nagle's algorithm waits for it with the rest of its request.
+/// Confirms what has arrived at once, and what arrives next. Otherwise the kernel waits up to 40 ms for an answer that
+/// the confirmation could go with, while a client with Nagle's algorithm waits for it with the rest of its request.
 pub fn confirm(socket: &OwnedFd) {
     // A failure costs the client those 40 ms.
     let _ = set_quick_ack(socket, true);

@@ -1,14 +1,14 @@
 //! How many workers are on duty.
 //!
 //! Every worker that waits in the epoll is one that a connection may wake, and where all processors are busy that is a
-//! context switch for nothing: a worker that is up takes the next connection when it is through with its own. With eight
-//! workers on two processors it is a quarter of the processor time that a small file takes. So only a few workers are
-//! on duty, and the others rest. That would be wrong of handlers that wait, for a disk, an origin or a slow client:
-//! while many workers are in their handlers, the maintenance loop looks now and then whether some of them sleep there, in the
-//! call that they were in at its last look. It takes those off duty, which calls others in, and for a while every call
-//! counts as one that waits. A short sleep is none: a handler that asks another process has one in every call. But where
-//! many are in their handlers all the time and a processor is idle nevertheless, they wait for something else than each
-//! other, however shortly: then more of them are called in, too.
+//! context switch for nothing: a worker that is up takes the next connection when it is through with its own. With
+//! eight workers on two processors it is a quarter of the processor time that a small file takes. So only a few workers
+//! are on duty, and the others rest. That would be wrong of handlers that wait, for a disk, an origin or a slow client:
+//! while many workers are in their handlers, the maintenance loop looks now and then whether some of them sleep there,
+//! in the call that they were in at its last look. It takes those off duty, which calls others in, and for a while
+//! every call counts as one that waits. A short sleep is none: a handler that asks another process has one in every
+//! call. But where many are in their handlers all the time and a processor is idle nevertheless, they wait for
+//! something else than each other, however shortly: then more of them are called in, too.
 
 use std::fs::File;
 use std::io::Read;
@@ -34,7 +34,8 @@ pub(super) struct WorkerLimit {
     enough: isize,
     /// From so many workers in calls on, the maintenance loop looks at them.
     many: isize,
-    /// The workers that neither rest nor are in a call that waits. More than enough only until one of them goes to rest.
+    /// The workers that neither rest nor are in a call that waits. More than enough only until one of them goes to
+    /// rest.
     on_duty: AtomicIsize,
     /// The workers in calls that are not known to wait.
     in_calls: AtomicIsize,

@@ -1,8 +1,8 @@
 //! Simultaneous requests for one file become one request to the origin.
 //!
-//! A thread of its own fetches the file into a [`Flight`], from which all that wait for it read, the one that came first
-//! too. So nobody's client can hold up another's. The fetch keeps to the pace of the fastest reader; what slower ones
-//! have still to read is kept in memory up to a window, and beyond that in an unlinked temporary file.
+//! A thread of its own fetches the file into a [`Flight`], from which all that wait for it read, the one that came
+//! first too. So nobody's client can hold up another's. The fetch keeps to the pace of the fastest reader; what slower
+//! ones have still to read is kept in memory up to a window, and beyond that in an unlinked temporary file.
 
 #[cfg(test)]
 mod tests;
@@ -178,8 +178,8 @@ impl State {
         self.length.is_some_and(|length| length <= self.ceiling && self.disk.grow_to(length))
     }
 
-    /// Whether nothing more is to come. A file can be whole before the fetch has ended: somebody may already have all of
-    /// it and ask again, and that asks the origin.
+    /// Whether nothing more is to come. A file can be whole before the fetch has ended: somebody may already have all
+    /// of it and ask again, and that asks the origin.
     fn is_over(&self) -> bool {
         self.outcome.is_some() || self.length == Some(self.end)
     }

@@ -1,5 +1,5 @@
-//! Every byte of an origin that a parser reads, as functions of bytes: targets of `fuzz/`, and of the properties below, which
-//! run in `make test`. Each panics where a parser does what it must not.
+//! Every byte of an origin that a parser reads, as functions of bytes: targets of `fuzz/`, and of the properties below,
+//! which run in `make test`. Each panics where a parser does what it must not.
 
 use std::io::{self, Write};
 use std::time::Duration;

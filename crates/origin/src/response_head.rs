@@ -123,8 +123,8 @@ impl Head {
         self.place.extend_from_slice(path);
     }
 
-    /// Whether this is all of the head of a final response. libcurl takes a connection that ends in the middle of a head
-    /// for the end of a response.
+    /// Whether this is all of the head of a final response. libcurl takes a connection that ends in the middle of a
+    /// head for the end of a response.
     pub(super) fn is_whole(&self) -> bool {
         self.complete && !(100..200).contains(&self.status)
     }
@@ -176,8 +176,8 @@ impl Head {
     }
 
     /// Whether this is of the version that `first`, which has a validator, began with. A server that ignores `If-Range`
-    /// goes on with any version, so all that tells versions apart must be the same. Validators of two places say nothing
-    /// about each other. Only `Last-Modified` may be left out, next to an entity tag (RFC 9110, 15.3.7).
+    /// goes on with any version, so all that tells versions apart must be the same. Validators of two places say
+    /// nothing about each other. Only `Last-Modified` may be left out, next to an entity tag (RFC 9110, 15.3.7).
     pub(super) fn is_version_of(&self, first: &Self) -> bool {
         let no_date = first.etag.is_some() && self.last_modified.is_none();
         self.etag == first.etag
@@ -227,8 +227,8 @@ fn decimal(text: &[u8]) -> Option<u64> {
     (number <= i64::MAX as u64).then_some(number)
 }
 
-/// Labels that origins put on bytes as they are: what a store was told when it was sent the file (`aws-chunked`), a charset,
-/// a word of MIME.
+/// Labels that origins put on bytes as they are: what a store was told when it was sent the file (`aws-chunked`), a
+/// charset, a word of MIME.
 const PLAIN: [&str; 10] =
     ["identity", "none", "aws-chunked", "binary", "7bit", "8bit", "utf-8", "utf8", "us-ascii", "iso-8859-1"];
 

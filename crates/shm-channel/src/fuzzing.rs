@@ -1,5 +1,6 @@
-//! Every byte that crosses the trust boundary between the two processes, as functions of bytes: targets of `fuzz/`, and of
-//! the properties below, which run in `make test`. Each panics where a parser or a side of the ring does what it must not.
+//! Every byte that crosses the trust boundary between the two processes, as functions of bytes: targets of `fuzz/`, and
+//! of the properties below, which run in `make test`. Each panics where a parser or a side of the ring does what it
+//! must not.
 
 use std::sync::atomic::Ordering;
 

@@ -1,8 +1,8 @@
 //! The shared-memory library between the two processes: files by key, from a [`Server`] to many [`Client`]s.
 //!
-//! A client owns the data channel, a sealed memfd of equal segments with control words for each, and hands it over once,
-//! when it connects to the server's command socket. Requests are datagrams on that socket; answers and data go through
-//! the shared memory alone. `docs/protocol.md` has every byte of it.
+//! A client owns the data channel, a sealed memfd of equal segments with control words for each, and hands it over
+//! once, when it connects to the server's command socket. Requests are datagrams on that socket; answers and data go
+//! through the shared memory alone. `docs/protocol.md` has every byte of it.
 //!
 //! ```
 //! use std::fs::{self, File};
@@ -45,8 +45,8 @@
 //! ```
 //!
 //! From the bottom up: `layout` and `wire` say where each number is; `arena` maps the memory; `ring` hands chunks over,
-//! and `awake` is how both sides wait for them at first; [`client`] and [`server`] keep sessions. Neither side believes what
-//! the other writes: see `ring::Violation`.
+//! and `awake` is how both sides wait for them at first; [`client`] and [`server`] keep sessions. Neither side believes
+//! what the other writes: see `ring::Violation`.
 
 pub mod client;
 #[cfg(any(test, fuzzing))]

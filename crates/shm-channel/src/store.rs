@@ -26,8 +26,8 @@ pub const MTIME_TICK: Duration = Duration::from_millis(10);
 /// How often a file is looked at, as a rule, before it counts as written all the time.
 pub const MAX_OPEN_LOOKS: u32 = 10;
 
-/// For so long a segment counts as holding what was read into it. After a change that leaves size and modification time as
-/// they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
+/// For so long a segment counts as holding what was read into it. After a change that leaves size and modification time
+/// as they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
 pub const EXTENT_MAX_AGE: Duration = Duration::from_millis(100);
 
 /// Gives files by key. Called by the worker threads, several at once.
@@ -35,8 +35,8 @@ pub trait Store: Send + Sync {
     /// The file behind `key`, any bytes, as it is now: the state that it tells of was seen after the call.
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError>;
 
-    /// None if clients are to ask for each file each time. With a number they may see for themselves that a file
-    /// which they were given less than a tenth of a second ago is where it was [found](OpenFile::found_at), unchanged, and
+    /// None if clients are to ask for each file each time. With a number they may see for themselves that a file which
+    /// they were given less than a tenth of a second ago is where it was [found](OpenFile::found_at), unchanged, and
     /// give it out again without asking, until the number is another. The store moves it when keys are to lead to other
     /// paths. With the answers to come the server tells all clients; of a move without an answer
     /// [`Server::tell_epoch`](super::Server::tell_epoch) has to tell.
@@ -44,8 +44,8 @@ pub trait Store: Send + Sync {
         None
     }
 
-    /// Gives out the files that are kept open and were not asked for in a while, to be closed by the caller, and says when the
-    /// next one will be due: one whose name is gone keeps its blocks.
+    /// Gives out the files that are kept open and were not asked for in a while, to be closed by the caller, and says
+    /// when the next one will be due: one whose name is gone keeps its blocks.
     fn take_idle(&self, _now: Instant) -> (Vec<Arc<OpenFile>>, Option<Instant>) {
         (Vec::new(), None)
     }
@@ -66,8 +66,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What a failure to open a file means: names that lead nowhere, and files that may not be seen, are not found. The rest
-    /// says nothing about whether there is a file: ENXIO and ENODEV, too, once it was seen to be a regular one.
+    /// What a failure to open a file means: names that lead nowhere, and files that may not be seen, are not found. The
+    /// rest says nothing about whether there is a file: ENXIO and ENODEV, too, once it was seen to be a regular one.
     pub fn of(error: &io::Error) -> Self {
         const NOT_FOUND: [libc::c_int; 7] = [
             libc::ENOENT,
@@ -111,8 +111,9 @@ pub struct OpenFile {
 
 impl OpenFile {
     /// Notes the file's state, in which a write from now on shows: it waits until the last change is a clock tick ago
-    /// (10 ms; 2 s if its time is of whole seconds, as on file systems that know no others). Anything but a regular file is
-    /// refused, and one that is written all the time is [`io::ErrorKind::ResourceBusy`]. Moves the file's offset.
+    /// (10 ms; 2 s if its time is of whole seconds, as on file systems that know no others). Anything but a regular
+    /// file is refused, and one that is written all the time is [`io::ErrorKind::ResourceBusy`]. Moves the file's
+    /// offset.
     pub fn new(file: File) -> io::Result<Self> {
         Self::after(file, None, MAX_OPEN_LOOKS)
     }
@@ -201,8 +202,8 @@ impl OpenFile {
     }
 }
 
-/// A file's state, and its names, whose last change is a tick old, waited for over so many looks; over two at most where a
-/// tick is long.
+/// A file's state, and its names, whose last change is a tick old, waited for over so many looks; over two at most
+/// where a tick is long.
 fn settle(looks: u32, state: impl Fn() -> io::Result<(Validator, u64)>) -> io::Result<(Validator, u64)> {
     for look in 1.. {
         let (state, now) = (state()?, SystemTime::now());
@@ -219,11 +220,12 @@ fn settle(looks: u32, state: impl Fn() -> io::Result<(Validator, u64)>) -> io::R
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "is being written all the time"))
 }
 
-/// Waits for the end of a call of write(2) that has begun before the file was seen in this state: it noted its time then,
-/// and goes on copying, while others may read what there is of it. The search for data waits for it on btrfs, ext4, f2fs and
-/// tmpfs, on overlays of them, and on FUSE; on xfs each read does.
+/// Waits for the end of a call of write(2) that has begun before the file was seen in this state: it noted its time
+/// then, and goes on copying, while others may read what there is of it. The search for data waits for it on btrfs,
+/// ext4, f2fs and tmpfs, on overlays of them, and on FUSE; on xfs each read does.
 ///
-/// A writer that does not come on would hold up everybody. So one thread waits for each file, and others only for a while.
+/// A writer that does not come on would hold up everybody. So one thread waits for each file, and others only for a
+/// while.
 fn wait_for_write(file: &File, state: &Validator) -> io::Result<()> {
     static WAITING: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
     static DONE: Condvar = Condvar::new();
@@ -267,8 +269,8 @@ impl Validator {
         }
     }
 
-    /// How long a write after `now` might still leave the times as they are, and for how long in all after a change. A time
-    /// of whole seconds may be of a file system that knows no others, or only even ones.
+    /// How long a write after `now` might still leave the times as they are, and for how long in all after a change. A
+    /// time of whole seconds may be of a file system that knows no others, or only even ones.
     fn unsettled(&self, now: SystemTime) -> (Duration, Duration) {
         let (last, age) = self.last_change(now);
         let tick = if last.is_multiple_of(1_000_000_000) { Duration::from_secs(2) } else { MTIME_TICK };

@@ -72,11 +72,11 @@ impl Handle {
 /// Makes a client. The server need not be there yet: the client's thread connects, and connects again when it was lost.
 ///
 /// `socket` is the path of the server's command socket, NUL-terminated, or NULL for the default
-/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `segments` is the number of shared-memory
-/// segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle. `segment_size` is their
-/// size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is for how many milliseconds an
-/// open, or a transfer that has begun, waits for a server that is absent or silent. `client` receives the client; it is
-/// written only on success.
+/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `segments` is the number of
+/// shared-memory segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle.
+/// `segment_size` is their size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is
+/// for how many milliseconds an open, or a transfer that has begun, waits for a server that is absent or silent.
+/// `client` receives the client; it is written only on success.
 ///
 /// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `client` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_SYSTEM.
 ///
@@ -84,10 +84,10 @@ impl Handle {
 ///
 /// Threads: any.
 ///
-/// fork(2): the child may use the client, too, and finds the server by itself: its first call makes it a session, memory
-/// and a thread of its own, which may fail with SHM_CHANNEL_SYSTEM. What it does never reaches the parent's, and it frees
-/// its copy or leaves it, as it likes. A transfer that was begun before goes on in both. vfork(2) and posix_spawn(3) are no
-/// matter.
+/// fork(2): the child may use the client, too, and finds the server by itself: its first call makes it a session,
+/// memory and a thread of its own, which may fail with SHM_CHANNEL_SYSTEM. What it does never reaches the parent's, and
+/// it frees its copy or leaves it, as it likes. A transfer that was begun before goes on in both. vfork(2) and
+/// posix_spawn(3) are no matter.
 ///
 /// # Safety
 /// `socket` is NULL or NUL-terminated; `client` is NULL or points to memory for a pointer.
@@ -129,8 +129,9 @@ pub unsafe extern "C" fn shm_channel_client_create(
 /// Threads: any number at once with one client. More transfers at a time than there are segments wait for each other,
 /// so a thread that keeps one open must not wait for a second where another thread does the same.
 ///
-/// pthread_cancel: acts at the beginning of this call, before anything was done, or else after its return. No function of this
-/// library is cancelled in between. Asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS) is not for calls of it.
+/// pthread_cancel: acts at the beginning of this call, before anything was done, or else after its return. No function
+/// of this library is cancelled in between. Asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS) is not for calls
+/// of it.
 ///
 /// # Safety
 /// `client` is NULL or what shm_channel_client_create made, and not freed before this returns; `key` is NULL or points
@@ -165,8 +166,8 @@ pub unsafe extern "C-unwind" fn shm_channel_client_open(
     })
 }
 
-/// Ends a client's session and its thread, and frees it. Transfers that are still open fail with SHM_CHANNEL_CLOSED, and
-/// keep the shared memory mapped until they are freed.
+/// Ends a client's session and its thread, and frees it. Transfers that are still open fail with SHM_CHANNEL_CLOSED,
+/// and keep the shared memory mapped until they are freed.
 ///
 /// `client` is the client; NULL does nothing.
 ///

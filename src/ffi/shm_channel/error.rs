@@ -73,8 +73,8 @@ pub extern "C" fn shm_channel_strerror(error: c_int) -> *const c_char {
     known.map_or(c"unknown error", |(_, text)| text).as_ptr()
 }
 
-/// Makes this library tell on standard error what it meets, one line each: proxies that break the protocol, servers that
-/// come and go. Without it the library is silent. The environment variable GFPROXY_LOG can ask for more.
+/// Makes this library tell on standard error what it meets, one line each: proxies that break the protocol, servers
+/// that come and go. Without it the library is silent. The environment variable GFPROXY_LOG can ask for more.
 ///
 /// `verbosity` is 0 for warnings, 1 for sessions too, 2 and 3 for people who look for a fault.
 ///

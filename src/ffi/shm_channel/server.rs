@@ -17,13 +17,13 @@ pub const SHM_CHANNEL_MAX_THREADS: u32 = 1024;
 
 /// Gives the file behind a key: its descriptor, open for reading.
 ///
-/// `key` are `key_len` bytes, which may have NULs among them, and a NUL after them. `user` is what the server was created
-/// with.
+/// `key` are `key_len` bytes, which may have NULs among them, and a NUL after them. `user` is what the server was
+/// created with.
 ///
 /// Returns a descriptor of a regular file, or a negative errno: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP
-/// and -ENAMETOOLONG the client sees SHM_CHANNEL_NOT_FOUND, for any other SHM_CHANNEL_UNREADABLE, as for a descriptor of
-/// anything but a regular file, or of one that is written all the time. A file that was written within the last 10 ms (2 s
-/// if its time is of whole seconds) keeps the thread until that time is over, so that a later write shows.
+/// and -ENAMETOOLONG the client sees SHM_CHANNEL_NOT_FOUND, for any other SHM_CHANNEL_UNREADABLE, as for a descriptor
+/// of anything but a regular file, or of one that is written all the time. A file that was written within the last 10
+/// ms (2 s if its time is of whole seconds) keeps the thread until that time is over, so that a later write shows.
 ///
 /// Ownership: the descriptor is the server's from then on, and closed by it. The key is valid until the return.
 ///
@@ -39,15 +39,16 @@ pub struct shm_channel_server_t(#[allow(dead_code, reason = "owned, and stopped 
 /// Makes a server and starts it. Clients of the same user, and of root, may connect.
 ///
 /// `socket` is the path of the command socket, NUL-terminated, or NULL for the default
-/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `threads` is the number of threads that serve
-/// requests, 1 to SHM_CHANNEL_MAX_THREADS: a transfer whose client does not read holds none. `open` gives the files, see
-/// shm_channel_open_t; `user` is passed on to it. `server` receives the server; it is written only on success.
+/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `threads` is the number of threads
+/// that serve requests, 1 to SHM_CHANNEL_MAX_THREADS: a transfer whose client does not read holds none. `open` gives
+/// the files, see shm_channel_open_t; `user` is passed on to it. `server` receives the server; it is written only on
+/// success.
 ///
 /// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `open` or `server` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_IN_USE;
 /// SHM_CHANNEL_SOCKET; SHM_CHANNEL_SYSTEM.
 ///
-/// Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied; `user` stays the
-/// caller's, and must stay valid until the server was freed.
+/// Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied; `user` stays
+/// the caller's, and must stay valid until the server was freed.
 ///
 /// Threads: any, after signals were blocked that a thread of the program's takes.
 ///

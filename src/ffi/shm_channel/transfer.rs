@@ -67,14 +67,14 @@ pub unsafe extern "C" fn shm_channel_transfer_length(transfer: *const shm_channe
 
 /// Waits for the next bytes of the file.
 ///
-/// `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number: at most a segment's, or 32 KiB
-/// where segments are smaller. After the last bytes of the file, `data` receives NULL and `len` 0. Both are written only
-/// on success.
+/// `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number: at most a segment's, or
+/// 32 KiB where segments are smaller. After the last bytes of the file, `data` receives NULL and `len` 0. Both are
+/// written only on success.
 ///
 /// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
 /// SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
-/// transfer goes on with the next one where the file is still the same. After any of these errors but SHM_CHANNEL_NULL the
-/// transfer is over: each further call returns the same error at once, and all that is left is to free it.
+/// transfer goes on with the next one where the file is still the same. After any of these errors but SHM_CHANNEL_NULL
+/// the transfer is over: each further call returns the same error at once, and all that is left is to free it.
 ///
 /// Ownership: the bytes lie in the shared memory, are valid until the next call with this transfer, and must not be
 /// written. The server's process could change them at any time: what must be checked and then used has to be copied

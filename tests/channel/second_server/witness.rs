@@ -61,7 +61,8 @@ fn a_client_with_a_witness_asks_again_after_each_change_and_each_epoch() {
         let client = client(&path, 2);
         let get = || assert!(rest(&mut client.open(b"file").expect("open")).expect("transfer") == bytes(500));
         let watchdog = Instant::now() + Duration::from_secs(60);
-        // True once a request was answered by a look at the file; the first one's answer is made by the server in any case.
+        // True once a request was answered by a look at the file; the first one's answer is made by the server in any
+        // case.
         let reuses = || {
             let before = client.stats().reused;
             while client.stats().reused == before {

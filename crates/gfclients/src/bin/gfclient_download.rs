@@ -188,8 +188,8 @@ fn clean_up_on_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// The signals that end a program from outside. One that nohup(1) or a shell has made ignored stays so, and those that a
-/// write raises are its error.
+/// The signals that end a program from outside. One that nohup(1) or a shell has made ignored stays so, and those that
+/// a write raises are its error.
 fn endings() -> SigSet {
     use Signal::{SIGABRT, SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGPWR, SIGQUIT};
     use Signal::{SIGSTKFLT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU};

@@ -42,8 +42,8 @@ const RETRY_MAX: Duration = Duration::from_millis(200);
 /// The same while a request waits.
 const RETRY_ASKED: Duration = Duration::from_millis(20);
 
-/// How many long transfers over small segments stream at a time: each should have a full ring, and one segment besides is
-/// for short ones.
+/// How many long transfers over small segments stream at a time: each should have a full ring, and one segment besides
+/// is for short ones.
 fn streams(segments: u32) -> usize {
     (segments as usize / (MAX_RING + 1)).max(1)
 }
@@ -88,7 +88,8 @@ pub struct ClientStats {
     pub sessions: u64,
     /// Transfers that went on after a lost session.
     pub resumed: u64,
-    /// Answers that were given out again without the daemon being asked, since the client saw that the file is unchanged.
+    /// Answers that were given out again without the daemon being asked, since the client saw that the file is
+    /// unchanged.
     pub reused: u64,
     /// Whether there is a session now.
     pub connected: bool,
@@ -130,9 +131,9 @@ struct Shared {
     reused: AtomicU64,
 }
 
-/// Asks a daemon for files. To be shared by all threads of a process; each transfer uses one segment of the shared memory,
-/// and more while they are idle. Neither needs the daemon to be there first: a thread of the client's own connects, and
-/// connects again.
+/// Asks a daemon for files. To be shared by all threads of a process; each transfer uses one segment of the shared
+/// memory, and more while they are idle. Neither needs the daemon to be there first: a thread of the client's own
+/// connects, and connects again.
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -165,8 +166,8 @@ impl Client {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Asks for the file behind `key`, any bytes. Returns once the daemon has answered. A client that a child of fork(2)
-    /// inherited is of no use to it.
+    /// Asks for the file behind `key`, any bytes. Returns once the daemon has answered. A client that a child of
+    /// fork(2) inherited is of no use to it.
     pub fn open<'a>(&'a self, key: &'a [u8]) -> Result<Transfer<'a>, OpenError> {
         if self.shared.is_inherited() { Err(OpenError::Stopped) } else { Transfer::open(&self.shared, key) }
     }
@@ -367,8 +368,8 @@ impl Shared {
         !state.stopped
     }
 
-    /// Returns when the daemon has said something or hung up, when a poke made `enough` true, or when it is time. False if the
-    /// system does not let it wait.
+    /// Returns when the daemon has said something or hung up, when a poke made `enough` true, or when it is time. False
+    /// if the system does not let it wait.
     fn watch(&self, socket: &SeqPacket, patience: Option<Duration>, enough: impl Fn() -> bool) -> bool {
         while !enough() {
             let mut fds =

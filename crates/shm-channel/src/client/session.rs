@@ -68,7 +68,8 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
-    /// How soon to try again at the earliest, where `usual` is too soon: the daemon has had memory for nothing, or there is none.
+    /// How soon to try again at the earliest, where `usual` is too soon: the daemon has had memory for nothing, or
+    /// there is none.
     pub(crate) fn patience(&self, usual: Duration) -> Duration {
         match self {
             Self::Absent(_) => usual,

@@ -1,4 +1,5 @@
-//! One answer of the daemon as the client sees it: the segments that it may use, granted, released, taken back and left.
+//! One answer of the daemon as the client sees it: the segments that it may use, granted, released, taken back and
+//! left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use crate::client::session::Session;
 use crate::memory::layout::{MAX_RING, Validator};
 use crate::memory::ring::{Area, Consumer, Published, Run, SMALL_SEGMENT, SegmentList, Violation};
 
-/// The bytes that a stream keeps in flight, if there are segments, so that small ones stay in the second-level cache together
-/// with the socket's buffers. Never fewer than two segments.
+/// The bytes that a stream keeps in flight, if there are segments, so that small ones stay in the second-level cache
+/// together with the socket's buffers. Never fewer than two segments.
 const IN_FLIGHT_BYTES: u32 = 512 << 10;
 
 /// How long a stream may keep its segment while others wait for one, and how long all that wait may take together until
@@ -91,9 +92,9 @@ impl<'a> RecvStream<'a> {
         self.asked.at.elapsed() > SEGMENT_TURN.min(ALL_TURNS / waiters)
     }
 
-    /// Whether a wait for the next chunk begins awake: a small chunk is there sooner than a sleep and a wake would be over, and
-    /// so is a large one while nothing else is going on. Else those who are on their way would come first whenever this
-    /// thread yields.
+    /// Whether a wait for the next chunk begins awake: a small chunk is there sooner than a sleep and a wake would be
+    /// over, and so is a large one while nothing else is going on. Else those who are on their way would come first
+    /// whenever this thread yields.
     pub(super) fn yields(&self) -> bool {
         let is_small = self.answered && self.session.arena.segment_size() < SMALL_SEGMENT;
         let pool = &self.session.pool;
@@ -125,8 +126,8 @@ impl<'a> RecvStream<'a> {
         }
     }
 
-    /// Gives the segments of a run to the producer again, or those that were granted to others who wait for one. True if the
-    /// last one is waited for, and it is time to leave.
+    /// Gives the segments of a run to the producer again, or those that were granted to others who wait for one. True
+    /// if the last one is waited for, and it is time to leave.
     pub(super) fn release(&mut self, run: Run) -> bool {
         if self.retains {
             return self.session.pool.waiters() > 0;

@@ -151,9 +151,9 @@ impl<'a> Transfer<'a> {
         self.sessions_lost
     }
 
-    /// Promises that the caller is done with each chunk within moments, or puts it back. Long transfers over small segments
-    /// then take turns with all segments instead of sharing them out, which is several times as fast. A caller that held
-    /// its chunk would keep all of them waiting.
+    /// Promises that the caller is done with each chunk within moments, or puts it back. Long transfers over small
+    /// segments then take turns with all segments instead of sharing them out, which is several times as fast. A caller
+    /// that held its chunk would keep all of them waiting.
     pub fn be_prompt(&mut self) {
         self.prompt = true;
     }
@@ -236,8 +236,8 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Gives the last `unused` bytes of the chunk and all segments back, for whoever can use them while the caller cannot.
-    /// The next chunk begins with those bytes.
+    /// Gives the last `unused` bytes of the chunk and all segments back, for whoever can use them while the caller
+    /// cannot. The next chunk begins with those bytes.
     pub fn put_back(&mut self, unused: usize) {
         assert!(self.current.is_some_and(|chunk| unused <= chunk.len as usize), "more than the chunk is put back");
         self.current = None;

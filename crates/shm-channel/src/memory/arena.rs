@@ -180,8 +180,8 @@ impl Arena {
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: the mapping begins with a header, is page aligned, and lives as long as `self`; all fields are atomics,
-        // which may change under the reference.
+        // SAFETY: the mapping begins with a header, is page aligned, and lives as long as `self`; all fields are
+        // atomics, which may change under the reference.
         unsafe { self.base.cast().as_ref() }
     }
 
@@ -190,8 +190,8 @@ impl Arena {
         Chunk::from_raw(self.data(run), run.len as usize)
     }
 
-    /// Reads the bytes of a run, at `offset` of the file, with pread(2): the one place where the producer writes payload. A
-    /// page that cannot be had is EFAULT. Short only at the end of the file.
+    /// Reads the bytes of a run, at `offset` of the file, with pread(2): the one place where the producer writes
+    /// payload. A page that cannot be had is EFAULT. Short only at the end of the file.
     pub(crate) fn fill(&self, run: Run, file: &File, offset: u64) -> io::Result<u32> {
         let data = self.data(run);
         let mut filled = 0;

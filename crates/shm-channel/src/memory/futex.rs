@@ -3,8 +3,8 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-/// Sleeps while `word` holds `expected`, until a wake, a signal or the end of `timeout`. The caller checks its condition
-/// again whatever the cause was.
+/// Sleeps while `word` holds `expected`, until a wake, a signal or the end of `timeout`. The caller checks its
+/// condition again whatever the cause was.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs().min(i32::MAX as u64) as libc::time_t,

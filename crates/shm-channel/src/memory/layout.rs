@@ -6,8 +6,9 @@
 //! data_offset       segment 0, segment 1, ... (each `segment_size` bytes, without gaps)
 //! ```
 //!
-//! Nothing here is a pointer or has the size of one. Each word is written by one side; the words of the two sides lie on
-//! different cache lines. A peer can write anything at any time: a reader loads a word once and checks what it loaded.
+//! Nothing here is a pointer or has the size of one. Each word is written by one side; the words of the two sides lie
+//! on different cache lines. A peer can write anything at any time: a reader loads a word once and checks what it
+//! loaded.
 
 use crate::memory::sync::{AtomicU32, AtomicU64};
 
@@ -20,8 +21,8 @@ pub const MAX_SEGMENTS: u32 = 4096;
 /// The most bytes of an area's segments together.
 pub const MAX_AREA: u64 = 4 << 30;
 
-/// The most segments that one transfer has in its ring: its own and those granted to it. One less than the descriptors, so
-/// that an end without data always has a descriptor of its own.
+/// The most segments that one transfer has in its ring: its own and those granted to it. One less than the descriptors,
+/// so that an end without data always has a descriptor of its own.
 pub(crate) const MAX_RING: usize = 7;
 /// Descriptors of a ring.
 pub(crate) const DESCRIPTORS: usize = 8;
@@ -33,12 +34,12 @@ pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"GFSC");
 const CACHE_LINE: u64 = 64;
 const PAGE: u64 = 4096;
 /// Where in a page segment 0 begins. Files begin with a page, and sockets copy to just behind the header of an answer:
-/// half a page is far from both. On some processors (AMD Zen 3) `rep movsb`, with which the kernel copies, is up to 20 times
-/// slower where the target lies 1 to 31 bytes behind the source, modulo 4096. See docs/protocol.md.
+/// half a page is far from both. On some processors (AMD Zen 3) `rep movsb`, with which the kernel copies, is up to 20
+/// times slower where the target lies 1 to 31 bytes behind the source, modulo 4096. See docs/protocol.md.
 const SKEW: u64 = PAGE / 2;
 
-/// The first bytes of an area, written by its owner before anyone else sees it, but for the generation, which is the producer's.
-/// The sizes are for people with a debugger: those that count come with HELLO and live in private memory.
+/// The first bytes of an area, written by its owner before anyone else sees it, but for the generation, which is the
+/// producer's. The sizes are for people with a debugger: those that count come with HELLO and live in private memory.
 #[repr(C, align(64))]
 pub(crate) struct Header {
     pub(crate) magic: AtomicU32,
@@ -276,7 +277,8 @@ impl Descriptor {
     }
 }
 
-/// What names one state of one file: a transfer goes on in another stream, or after the daemon's restart, only if it fits.
+/// What names one state of one file: a transfer goes on in another stream, or after the daemon's restart, only if it
+/// fits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Validator {
     /// st_dev

@@ -1,18 +1,19 @@
 //! The hand-off of chunks through one segment's control words: one producer, one consumer, a ring of segments.
 //!
-//! A *stream* is one answer of the daemon: it begins with a request, carries any number of chunks, and ends with exactly
-//! one chunk whose kind ends it. The ring begins with the segment that the request names (the head); the consumer may grant
-//! further segments while the stream runs and take them back one by one. Chunk k is told of at descriptor k mod 8.
+//! A *stream* is one answer of the daemon: it begins with a request, carries any number of chunks, and ends with
+//! exactly one chunk whose kind ends it. The ring begins with the segment that the request names (the head); the
+//! consumer may grant further segments while the stream runs and take them back one by one. Chunk k is told of at
+//! descriptor k mod 8.
 //!
 //! SYNC POINTS
 //! - chunk: the producer writes data, file words and descriptor, then stores `produced` (Release); the consumer loads
 //!   `produced` (Acquire), then reads them.
-//! - release: the consumer is done with the data and writes `reclaimed`, then stores `consumed` (Release); the producer loads
-//!   `consumed` (Acquire), then writes the segment again.
+//! - release: the consumer is done with the data and writes `reclaimed`, then stores `consumed` (Release); the producer
+//!   loads `consumed` (Acquire), then writes the segment again.
 //! - grant: the consumer writes `granted[i]`, then stores `lent_count` (Release); the producer loads it (Acquire).
-//! - sleep: the sleeper stores `sleeping` = 1, a SeqCst fence, checks its condition again, then sleeps only if the word has
-//!   not moved; the other side stores its word, a SeqCst fence, then wakes only if `sleeping` is 1. One of the two sees the
-//!   other. Only the sleeper clears `sleeping`: a late clear by the waker could hide a sleep that began since.
+//! - sleep: the sleeper stores `sleeping` = 1, a SeqCst fence, checks its condition again, then sleeps only if the word
+//!   has not moved; the other side stores its word, a SeqCst fence, then wakes only if `sleeping` is 1. One of the two
+//!   sees the other. Only the sleeper clears `sleeping`: a late clear by the waker could hide a sleep that began since.
 //!
 //! Cursors are private. A peer's word is believed only as far as it can be true, else it is a [`Violation`].
 
@@ -41,8 +42,8 @@ pub(crate) trait Area {
     fn segment_size(&self) -> u32;
 }
 
-/// Neighbouring segments that are filled, sent and released together: their bytes follow each other in memory. All are full
-/// but the last.
+/// Neighbouring segments that are filled, sent and released together: their bytes follow each other in memory. All are
+/// full but the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) first: u16,
@@ -128,8 +129,8 @@ pub(crate) struct Producer<'c> {
     untold: u32,
 }
 
-/// A sleeping consumer is woken for so many bytes, or for less if the producer has to wait itself: a wake costs more than
-/// a small chunk. No more, since what waits here is what the client waits for.
+/// A sleeping consumer is woken for so many bytes, or for less if the producer has to wait itself: a wake costs more
+/// than a small chunk. No more, since what waits here is what the client waits for.
 const NOTIFY_BYTES: u32 = 32 << 10;
 
 impl<'c> Producer<'c> {
@@ -220,9 +221,9 @@ impl<'c> Producer<'c> {
         words.changed_ns.store(file.changed_ns, Ordering::Relaxed);
     }
 
-    /// Publishes a run whose segments [`Self::take_free`] and [`Self::take_behind`] gave (or the head and 0 bytes, at an end
-    /// without data), one chunk for each segment, and wakes the consumer if it sleeps and this is worth it. `kind` is the
-    /// last chunk's.
+    /// Publishes a run whose segments [`Self::take_free`] and [`Self::take_behind`] gave (or the head and 0 bytes, at
+    /// an end without data), one chunk for each segment, and wakes the consumer if it sleeps and this is worth it.
+    /// `kind` is the last chunk's.
     pub(crate) fn publish(&mut self, run: Run, segment_size: u32, kind: Kind) {
         let mut left = run.len;
         for segment in run.segments() {
@@ -250,8 +251,8 @@ impl<'c> Producer<'c> {
         }
     }
 
-    /// Waits until about half of the ring is released, the stream is cancelled, or `timeout` is over. Half, because each
-    /// wake costs more than a small chunk. `yields`: not asleep at first.
+    /// Waits until about half of the ring is released, the stream is cancelled, or `timeout` is over. Half, because
+    /// each wake costs more than a small chunk. `yields`: not asleep at first.
     pub(crate) fn wait(&self, yields: bool, timeout: Duration) {
         let in_flight = self.produced.wrapping_sub(self.consumed);
         let notify_at = self.consumed.wrapping_add(in_flight.div_ceil(2));
@@ -277,8 +278,8 @@ pub(crate) fn wake_producer(control: &Control) {
 }
 
 /// Ends all sleep of consumers on this control block, for the side that shares their process: its session has ended. A
-/// mere wake could come between a consumer's last look and its sleep, so this moves the word that it sleeps on: the area
-/// is not used again, and no chunk that was published is as far away as this.
+/// mere wake could come between a consumer's last look and its sleep, so this moves the word that it sleeps on: the
+/// area is not used again, and no chunk that was published is as far away as this.
 pub(crate) fn dismiss_consumer(control: &Control) {
     let produced = &control.producer.produced;
     produced.store(produced.load(Ordering::Relaxed).wrapping_add(1 << 31), Ordering::Release);
@@ -401,7 +402,8 @@ impl Consumer {
         }
     }
 
-    /// Waits until a chunk is there, [`dismiss_consumer`] was called, or `timeout` is over; `yields`: not asleep at first.
+    /// Waits until a chunk is there, [`dismiss_consumer`] was called, or `timeout` is over; `yields`: not asleep at
+    /// first.
     pub(crate) fn wait(&self, control: &Control, yields: bool, timeout: Duration) {
         let (mine, theirs) = (&control.consumer, &control.producer);
         let is_over = || theirs.produced.load(Ordering::Relaxed) != self.next;
@@ -416,8 +418,8 @@ impl Consumer {
         mine.sleeping.store(0, Ordering::Relaxed);
     }
 
-    /// Gives the segments of polled chunks back to the producer, but for those to `reclaim` (never the head), and wakes the
-    /// producer if it sleeps and has waited for this.
+    /// Gives the segments of polled chunks back to the producer, but for those to `reclaim` (never the head), and wakes
+    /// the producer if it sleeps and has waited for this.
     pub(crate) fn release(&mut self, control: &Control, run: Run, mut reclaim: impl FnMut(u16) -> bool) {
         for segment in run.segments() {
             let bit = 1 << slot(self.released);
@@ -463,8 +465,8 @@ impl Consumer {
     /// [`Self::drain`].
     pub(crate) fn cancel(&mut self, control: &Control, segment_size: u32) -> Result<bool, Violation> {
         control.consumer.cancelled.store(1, Ordering::Release);
-        // Pairs with the fence of `publish`: either the drain sees the producer's last chunk, so that `consumed` moves, or
-        // the producer sees the cancellation before it sleeps.
+        // Pairs with the fence of `publish`: either the drain sees the producer's last chunk, so that `consumed` moves,
+        // or the producer sees the cancellation before it sleeps.
         fence(Ordering::SeqCst);
         let ended = self.drain(control, segment_size)?;
         if !ended {
@@ -475,7 +477,8 @@ impl Consumer {
         Ok(ended)
     }
 
-    /// Skips what a cancelled stream still publishes. True once its end was seen: its segments are the consumer's again.
+    /// Skips what a cancelled stream still publishes. True once its end was seen: its segments are the consumer's
+    /// again.
     pub(crate) fn drain(&mut self, control: &Control, segment_size: u32) -> Result<bool, Violation> {
         while let Some(chunk) = self.poll(control, segment_size)? {
             if chunk.kind.ends_stream() {
@@ -491,7 +494,8 @@ impl Consumer {
     }
 }
 
-/// Moves `consumed`, then wakes the producer if it sleeps until this value or an earlier one, or must see a cancellation.
+/// Moves `consumed`, then wakes the producer if it sleeps until this value or an earlier one, or must see a
+/// cancellation.
 fn store_and_wake(control: &Control, consumed: &AtomicU32, value: u32) {
     consumed.store(value, Ordering::Release);
     fence(Ordering::SeqCst);

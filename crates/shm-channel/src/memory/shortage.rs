@@ -1,5 +1,5 @@
-//! Whether there is memory for what a process wants to reserve. The kernel does not say so itself: where a limit of a cgroup
-//! or the machine's memory is too small, it kills a process, perhaps this one.
+//! Whether there is memory for what a process wants to reserve. The kernel does not say so itself: where a limit of a
+//! cgroup or the machine's memory is too small, it kills a process, perhaps this one.
 
 use std::path::{Path, PathBuf};
 use std::{fs, iter};

@@ -20,8 +20,8 @@ mod model {
     use std::ops::{Deref, DerefMut};
     use std::time::{Duration, Instant};
 
-    /// A wait that may take longer has no end in a model, so that a lost wake shows as a deadlock. A shorter one ends when
-    /// time passes.
+    /// A wait that may take longer has no end in a model, so that a lost wake shows as a deadlock. A shorter one ends
+    /// when time passes.
     const PATIENCE: Duration = Duration::from_secs(1);
 
     loom::lazy_static! {
@@ -33,9 +33,9 @@ mod model {
         CLOCK.notify_all();
     }
 
-    /// A futex in loom's world: loom explores every order of its lock and its condition variable. One condition variable
-    /// serves all words, so wakes are more than a kernel's would be, never fewer: waiters must recheck either way. It
-    /// never times out.
+    /// A futex in loom's world: loom explores every order of its lock and its condition variable. One condition
+    /// variable serves all words, so wakes are more than a kernel's would be, never fewer: waiters must recheck either
+    /// way. It never times out.
     pub(crate) mod futex {
         use std::time::Duration;
 

@@ -17,8 +17,8 @@ use crate::protocol::seqpacket::SeqPacket;
 use base::fork::Private;
 use base::standard::above;
 
-/// An owner that was killed holds the lock until its memory is unmapped. Whoever takes its place without waiting for its
-/// end finds the lock taken for so long at most.
+/// An owner that was killed holds the lock until its memory is unmapped. Whoever takes its place without waiting for
+/// its end finds the lock taken for so long at most.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// The longest path that a socket can have: `sun_path` less the final NUL.

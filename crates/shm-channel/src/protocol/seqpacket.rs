@@ -19,8 +19,8 @@ use base::standard::above;
 
 use base::fork::Private;
 
-/// The most descriptors that come with one datagram (the kernel's SCM_MAX_FD). The protocol asks for one; but those that
-/// find no room the kernel closes as they are received, which may take as long as the peer likes.
+/// The most descriptors that come with one datagram (the kernel's SCM_MAX_FD). The protocol asks for one; but those
+/// that find no room the kernel closes as they are received, which may take as long as the peer likes.
 const MAX_DESCRIPTORS: usize = 253;
 /// The bytes of their control message.
 // SAFETY: CMSG_SPACE only computes a number.
@@ -35,8 +35,8 @@ pub(crate) struct SeqPacket(Private<OwnedFd>);
 pub(crate) enum Process {
     /// By its number.
     Visible(i32),
-    /// One of a PID namespace that is not seen from here, by the inode of its pidfd: each has its own since Linux 6.9. With
-    /// older kernels all of them look the same.
+    /// One of a PID namespace that is not seen from here, by the inode of its pidfd: each has its own since Linux 6.9.
+    /// With older kernels all of them look the same.
     Hidden(u64),
 }
 
@@ -200,8 +200,8 @@ impl SeqPacket {
             return Err(io::Error::last_os_error());
         }
         let mut descriptors = Vec::new();
-        // SAFETY: recvmsg filled the control buffer; the CMSG macros walk it within msg_controllen. Also after MSG_CTRUNC
-        // the descriptors that did arrive are installed, so they are owned before anything else is decided.
+        // SAFETY: recvmsg filled the control buffer; the CMSG macros walk it within msg_controllen. Also after
+        // MSG_CTRUNC the descriptors that did arrive are installed, so they are owned before anything else is decided.
         unsafe {
             let mut header = libc::CMSG_FIRSTHDR(&raw const message);
             while !header.is_null() {

@@ -79,7 +79,8 @@ pub(crate) struct Get<'a> {
     pub(crate) key: &'a [u8],
 }
 
-/// Where the file behind a key is found, since this generation: there the proxy sees for itself whether it is unchanged.
+/// Where the file behind a key is found, since this generation: there the proxy sees for itself whether it is
+/// unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe<'a> {
     pub(crate) generation: u32,

@@ -30,8 +30,8 @@ const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const MAX_PENDING: usize = 64;
 /// How long a paused transfer's file is held for it.
 const PAUSED_FILE_LIMIT: Duration = Duration::from_secs(60);
-/// So many connections are accepted before the boss looks for other events: enough to keep the kernel's queue of waiting
-/// connections short, and fewer than newcomers, so that each has a look at it before a flood could drop it.
+/// So many connections are accepted before the boss looks for other events: enough to keep the kernel's queue of
+/// waiting connections short, and fewer than newcomers, so that each has a look at it before a flood could drop it.
 const ACCEPT_BURST: usize = 32;
 /// How often the boss looks for what is overdue, while there is anybody.
 const TICK_MS: u16 = 250;
@@ -268,8 +268,8 @@ impl Boss {
         }
     }
 
-    /// Drops newcomers that never said HELLO, descriptors of processes whose session has ended, and the files of transfers
-    /// that nobody takes up; accepts again after a pause.
+    /// Drops newcomers that never said HELLO, descriptors of processes whose session has ended, and the files of
+    /// transfers that nobody takes up; accepts again after a pause.
     fn tidy(&mut self) {
         let now = Instant::now();
         let complaints = &self.shared.complaints;
@@ -315,7 +315,8 @@ fn until(then: Instant) -> EpollTimeout {
     EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
 }
 
-/// The memory that a HELLO brings, and which of `features` it knows; None if there is no HELLO yet; else why the proxy is refused.
+/// The memory that a HELLO brings, and which of `features` it knows; None if there is no HELLO yet; else why the proxy
+/// is refused.
 fn read_hello(socket: &Peer, features: u64) -> Result<Option<(Arena, u64)>, String> {
     let mut buffer = [0; 128];
     let received = match socket.receive(&mut buffer) {

@@ -52,7 +52,8 @@ pub struct ServerConfig {
     pub socket: PathBuf,
     /// Worker threads, at least 1.
     pub threads: usize,
-    /// Use the listening socket that a service manager handed over (`LISTEN_FDS`), if there is one, instead of `socket`.
+    /// Use the listening socket that a service manager handed over (`LISTEN_FDS`), if there is one, instead of
+    /// `socket`.
     pub inherit: bool,
 }
 
@@ -157,8 +158,8 @@ impl Shared {
         (self.descriptors / 8 / sessions).max(1)
     }
 
-    /// Ends a session and forgets it; its memory is unmapped when the last worker lets go of it. `fault` is what the peer
-    /// did wrong, if it did.
+    /// Ends a session and forgets it; its memory is unmapped when the last worker lets go of it. `fault` is what the
+    /// peer did wrong, if it did.
     fn end_session(&self, session: &Session, fault: Option<&str>) {
         if !session.end() {
             return;
@@ -238,8 +239,8 @@ impl Server {
         &self.socket
     }
 
-    /// Stops the server: transfers end within 20 ms or 8 MiB (their proxies go on with the next server), the sessions and
-    /// the command socket close, all threads are joined.
+    /// Stops the server: transfers end within 20 ms or 8 MiB (their proxies go on with the next server), the sessions
+    /// and the command socket close, all threads are joined.
     pub fn stop(mut self) {
         self.shut_down();
     }

@@ -80,8 +80,8 @@ impl Session {
         self.leased[usize::from(head)].store(false, Ordering::Release);
     }
 
-    /// Keeps the file of a transfer that stops before its end, and `most` files at most. While descriptors are scarce the
-    /// number of files that are held this way does not grow.
+    /// Keeps the file of a transfer that stops before its end, and `most` files at most. While descriptors are scarce
+    /// the number of files that are held this way does not grow.
     pub(crate) fn pause(&self, file: &Arc<OpenFile>, most: usize) {
         let mut all = self.paused.lock();
         let scarce = OpenFile::count() > OpenFile::most();
@@ -98,8 +98,8 @@ impl Session {
         all.push_back(Paused { file, waiting, used: Instant::now() });
     }
 
-    /// The file of a paused transfer, in this state. It stays for a while: transfers that read what the proxy's segments
-    /// hold of it, and were never paused, may need the rest.
+    /// The file of a paused transfer, in this state. It stays for a while: transfers that read what the proxy's
+    /// segments hold of it, and were never paused, may need the rest.
     pub(crate) fn parked_file(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
         let mut all = self.paused.lock();
         let at = all.iter().position(|paused| paused.file.validator() == wanted)?;
@@ -119,8 +119,8 @@ impl Session {
         self.paused.lock().retain(|paused| paused.used >= limit);
     }
 
-    /// Gives the proxy the means to see for itself whether a file is unchanged. Left out where that cannot be, or where the
-    /// proxy has not taken in what it was given before: it can do without.
+    /// Gives the proxy the means to see for itself whether a file is unchanged. Left out where that cannot be, or where
+    /// the proxy has not taken in what it was given before: it can do without.
     pub(crate) fn give_probe(&self, generation: u32, key: &[u8], file: &OpenFile) {
         if self.socket.has_unread() {
             return;
@@ -131,7 +131,8 @@ impl Session {
         }
     }
 
-    /// Counts a request in. True if the socket is to be armed again at once: fewer than `cap` requests are being served.
+    /// Counts a request in. True if the socket is to be armed again at once: fewer than `cap` requests are being
+    /// served.
     pub(crate) fn begin_turn(&self, cap: usize) -> bool {
         self.turns.lock().begin(cap)
     }
@@ -146,7 +147,8 @@ impl Session {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Ends the session: no more requests, and workers that wait for this proxy stop waiting. True for the first caller.
+    /// Ends the session: no more requests, and workers that wait for this proxy stop waiting. True for the first
+    /// caller.
     pub(crate) fn end(&self) -> bool {
         if self.ended.swap(true, Ordering::AcqRel) {
             return false;

@@ -18,7 +18,8 @@ pub struct ServerStats {
     pub changed: u64,
     /// Requests that the proxy gave up, or broke off to go on later.
     pub cancelled: u64,
-    /// Times that a transfer was paused: its proxy released no segment, others wanted their turn, or its segments stay full.
+    /// Times that a transfer was paused: its proxy released no segment, others wanted their turn, or its segments stay
+    /// full.
     pub pauses: u64,
     /// Requests to go on with a transfer.
     pub resumes: u64,

@@ -17,13 +17,13 @@ use crate::memory::ring::{Area, MAX_RUN_BYTES, Producer, Run, SMALL_SEGMENT, Vio
 use crate::protocol::wire::{Condition, Get, MAX_DATAGRAM};
 use crate::store::{OpenFile, Store, StoreError};
 
-/// How long a worker waits for a proxy that releases nothing before it pauses the transfer: while other workers are idle,
-/// and while none is.
+/// How long a worker waits for a proxy that releases nothing before it pauses the transfer: while other workers are
+/// idle, and while none is.
 const CHUNK_WAIT: Duration = Duration::from_millis(5);
 const CHUNK_WAIT_BUSY: Duration = Duration::from_millis(1);
 
-/// The bytes and the time after which a transfer goes to the end of the line, while no worker is idle. Bytes alone would
-/// let a proxy that releases one small chunk within each patience keep a worker for many seconds.
+/// The bytes and the time after which a transfer goes to the end of the line, while no worker is idle. Bytes alone
+/// would let a proxy that releases one small chunk within each patience keep a worker for many seconds.
 const TURN_BYTES: u64 = 8 << 20;
 const TURN_TIME: Duration = Duration::from_millis(20);
 

@@ -94,8 +94,8 @@ pub fn dropped() -> u64 {
     LOGGER.get().and_then(|logger| logger.output.get()).map_or(0, |output| output.queue.lost())
 }
 
-/// Lets the writer do `task` when the program calls exit(3) or returns from main. Not the thread that does: a signal handler
-/// may call exit(3), on a thread that holds the locks which the task takes.
+/// Lets the writer do `task` when the program calls exit(3) or returns from main. Not the thread that does: a signal
+/// handler may call exit(3), on a thread that holds the locks which the task takes.
 ///
 /// What libraries clean up that were set up before this call is still there then.
 pub fn at_end(task: fn()) {
@@ -113,8 +113,8 @@ fn do_last_tasks() {
     }
 }
 
-/// The last thing that is logged: the writer writes it and leaves. One that standard error does not let go stays, and so
-/// does one whose tasks take too long. A child of fork(2) that has logged nothing has no writer.
+/// The last thing that is logged: the writer writes it and leaves. One that standard error does not let go stays, and
+/// so does one whose tasks take too long. A child of fork(2) that has logged nothing has no writer.
 extern "C" fn end() {
     begin_end();
     let Some(output) = LOGGER.get().and_then(|logger| logger.output.get()) else { return };

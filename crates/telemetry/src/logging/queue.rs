@@ -114,7 +114,8 @@ impl Queue {
         waiting.dropped += untold;
     }
 
-    /// Waits for lines and takes them all, in exchange for an empty buffer. Returns how many were dropped; None at the end.
+    /// Waits for lines and takes them all, in exchange for an empty buffer. Returns how many were dropped; None at the
+    /// end.
     fn take(&self, empty: &mut Vec<u8>) -> Option<u64> {
         let mut waiting = self.waiting.lock();
         waiting.writing = false;

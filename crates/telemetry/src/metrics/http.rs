@@ -133,8 +133,8 @@ impl Server {
         }
     }
 
-    /// Takes connections that wait; where there are too many, the oldest goes, which had its time to ask. False if there is
-    /// something in the way.
+    /// Takes connections that wait; where there are too many, the oldest goes, which had its time to ask. False if
+    /// there is something in the way.
     fn accept(&self, scrapers: &mut VecDeque<Scraper>) -> bool {
         for _ in 0..MOST {
             match self.listener.accept().and_then(|(stream, _)| Scraper::new(stream)) {
@@ -176,7 +176,8 @@ impl Scraper {
         if self.answer.is_some() { PollFlags::POLLOUT } else { PollFlags::POLLIN }
     }
 
-    /// Reads the request and sends the answer, as far as the connection lets it: `WouldBlock` if that is not to the end.
+    /// Reads the request and sends the answer, as far as the connection lets it: `WouldBlock` if that is not to the
+    /// end.
     fn proceed(&mut self, metrics: &Metrics) -> io::Result<()> {
         loop {
             let moved = match &self.answer {

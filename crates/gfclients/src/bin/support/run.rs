@@ -31,8 +31,8 @@ pub fn shown(path: &[u8]) -> String {
     }
 }
 
-/// Makes a file that grows beyond `ulimit -f` an error of its write, instead of a signal that ends the program. To be called
-/// before any thread starts.
+/// Makes a file that grows beyond `ulimit -f` an error of its write, instead of a signal that ends the program. To be
+/// called before any thread starts.
 pub fn survive_large_files() {
     // A write whose signal is blocked just fails. Cannot fail itself.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();

@@ -49,8 +49,8 @@ struct Waiter {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Free segments that hold no file, by index. The lowest go first: so the same ones are used again, which are in the
-    /// processor's cache, and those of a transfer are neighbours, which are filled and sent together.
+    /// Free segments that hold no file, by index. The lowest go first: so the same ones are used again, which are in
+    /// the processor's cache, and those of a transfer are neighbours, which are filled and sent together.
     blank: BTreeMap<u16, Consumer>,
     cached: Vec<CachedSegment>,
     /// How many of those have readers.
@@ -87,7 +87,8 @@ impl Pool {
         Self { size, state: Mutex::new(state), waiting: AtomicU32::new(0) }
     }
 
-    /// A segment, after everybody who asked before; with what it holds, if that is what the file behind `key` begins with.
+    /// A segment, after everybody who asked before; with what it holds, if that is what the file behind `key` begins
+    /// with.
     pub(crate) fn acquire(&self, area: &impl Area, key: Option<&[u8]>, deadline: Instant) -> Result<Free, NoSegment> {
         let (consumer, extent) = self.acquire_any(area, key, deadline)?;
         Ok((consumer, extent.filter(|extent| key.is_some_and(|key| extent.begins(key)))))
@@ -247,7 +248,8 @@ impl State {
         self.blank.len() + self.cached.len() - self.being_read
     }
 
-    /// A free segment for `key`: one that holds the begin of its file, else a blank one, else the one that was read first.
+    /// A free segment for `key`: one that holds the begin of its file, else a blank one, else the one that was read
+    /// first.
     fn take(&mut self, key: Option<&[u8]>) -> Option<Free> {
         let begins = |extent: &Extent| key.is_some_and(|key| extent.begins(key));
         let newest = self.unread().filter(|(_, extent)| begins(extent)).max_by_key(|(_, extent)| extent.confirmed);
@@ -268,8 +270,8 @@ impl State {
         (consumer, Some(extent))
     }
 
-    /// The segment whose content is of the least use: one that was read too long ago, since it is in the processor's cache
-    /// sooner than a blank one; then a blank one; then the one that was read first.
+    /// The segment whose content is of the least use: one that was read too long ago, since it is in the processor's
+    /// cache sooner than a blank one; then a blank one; then the one that was read first.
     fn take_other(&mut self) -> Option<Consumer> {
         let now = Instant::now();
         if self.oldest().is_some_and(|(_, extent)| !extent.is_worth_an_offer(now)) {

@@ -1,7 +1,7 @@
 //! Where files are found, so that a client sees for itself that one is unchanged, and need not ask.
 //!
-//! stat(2) of a path that the daemon told shows what the daemon would see. What it cannot show, that a key leads to another
-//! path, is told by the generation.
+//! stat(2) of a path that the daemon told shows what the daemon would see. What it cannot show, that a key leads to
+//! another path, is told by the generation.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -10,6 +10,7 @@ use super::Transfer;
 use crate::client::cache::extent::{Lookup, RequestStamp};
 use crate::client::cache::guard::ExtentGuard;
 use crate::client::cache::pool::NoSegment;
+use crate::client::fair_semaphore::Permit;
 use crate::client::session::Session;
 use crate::client::stream::{ALL_TURNS, RecvStream};
 use crate::memory::layout::{Layout, Validator};
@@ -19,8 +20,8 @@ use crate::protocol::wire::{Condition, Get};
 /// Transfers with more than so many small segments to come may take turns.
 const TURNS_ABOVE_SEGMENTS: u64 = 8;
 
-/// After so long a transfer that goes on with what segments hold asks the daemon all the same, which keeps a file that is
-/// parked for thrice as long.
+/// After so long a transfer that goes on with what segments hold asks the daemon all the same, which keeps a file that
+/// is parked for thrice as long.
 pub(super) const ASK_AGAIN_AFTER: Duration = Duration::from_secs(20);
 
 /// Why [`Transfer::request`] made no stream.
@@ -36,15 +37,7 @@ impl<'a> Transfer<'a> {
     /// Begins a stream at `self.at`, or finds a segment with the bytes there. What the wait for a permit takes is added
     /// to the deadline.
     pub(super) fn request(&mut self, deadline: &mut Instant) -> Result<(), NoStream> {
-        let mut permit = None;
-        let takes_turns = self.takes_turns();
-        if takes_turns {
-            let asked = Instant::now();
-            permit = self.shared.semaphore.permit(asked + ALL_TURNS);
-            // That the others take their turns is no fault of the daemon's.
-            *deadline += asked.elapsed();
-        }
-        let waived = takes_turns && permit.is_none();
+        let (permit, waived) = self.wait_for_turn(deadline);
         let Some(session) = self.shared.session(*deadline) else {
             let stopped = self.shared.state.lock().stopped;
             return Err(if stopped { NoStream::Stopped } else { NoStream::Unavailable });
@@ -105,6 +98,19 @@ impl<'a> Transfer<'a> {
         self.spoke = asked.at;
         self.stream = Some(stream);
         Ok(())
+    }
+
+    /// A permit, where the transfer takes turns; and whether it goes on without one.
+    fn wait_for_turn(&self, deadline: &mut Instant) -> (Option<Permit<'a>>, bool) {
+        if !self.takes_turns() {
+            return (None, false);
+        }
+        let asked = Instant::now();
+        let permit = self.shared.semaphore.permit(asked + ALL_TURNS);
+        // That the others take their turns is no fault of the daemon's.
+        *deadline += asked.elapsed();
+        let waived = permit.is_none();
+        (permit, waived)
     }
 
     /// Finds the bytes that come next in a segment, if one holds them. The first ones only with the probe that they are

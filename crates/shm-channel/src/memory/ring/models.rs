@@ -1,5 +1,5 @@
-//! Loom models of the hand-off: every order of the two sides' steps, and every value that the memory model lets a load see,
-//! up to a bound on forced switches. `make test` runs them.
+//! Loom models of the hand-off: every order of the two sides' steps, and every value that the memory model lets a load
+//! see, up to a bound on forced switches. `make test` runs them.
 //!
 //! A sleep has no timeout here, so a lost wake is a deadlock, which loom reports. Payload is a relaxed word for each
 //! segment: what one side reads too early, or the other overwrites too early, is a wrong value in some execution. The
@@ -49,8 +49,8 @@ impl Area {
     }
 }
 
-/// A worker's stream of `chunks` chunks, numbered from `from`; the last is of the kind `end`. Says how many it published
-/// before it was cancelled.
+/// A worker's stream of `chunks` chunks, numbered from `from`; the last is of the kind `end`. Says how many it
+/// published before it was cancelled.
 fn produce(area: &Area, sequence: u32, from: u32, chunks: u32, end: Kind) -> u32 {
     let mut producer = Producer::new(&area.control, HEAD, sequence);
     for i in 0..chunks {
@@ -308,7 +308,8 @@ fn the_end_of_a_session_wakes_its_consumers() {
     });
 }
 
-/// Publishes `chunks` chunks by other rules than [`Producer::publish`]'s, one for each release, with `wake` for its end.
+/// Publishes `chunks` chunks by other rules than [`Producer::publish`]'s, one for each release, with `wake` for its
+/// end.
 fn produce_wrongly(area: &Area, sequence: u32, chunks: u32, wake: impl Fn(&Control)) {
     let mut producer = Producer::new(&area.control, HEAD, sequence);
     for i in 0..chunks {

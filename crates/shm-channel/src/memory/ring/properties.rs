@@ -1,5 +1,5 @@
-//! The ring against a plain model: any interleaving of the two sides' calls, for every small segment, file and number of
-//! segments, with grants, segments taken back, cancelled and sleeping streams, and counters that wrap.
+//! The ring against a plain model: any interleaving of the two sides' calls, for every small segment, file and number
+//! of segments, with grants, segments taken back, cancelled and sleeping streams, and counters that wrap.
 
 use std::collections::VecDeque;
 
@@ -117,8 +117,8 @@ impl<'c> World<'c> {
         self.leased.iter().copied().filter(|segment| !busy.contains(segment)).collect()
     }
 
-    /// Asks the producer for at most `most` free neighbours: those that the model has. None also where a cancellation was
-    /// seen and the stream has ended.
+    /// Asks the producer for at most `most` free neighbours: those that the model has. None also where a cancellation
+    /// was seen and the stream has ended.
     fn free_run(&mut self, most: u16) -> Option<Run> {
         let free = self.free();
         let producer = self.producer.as_mut()?;
