@@ -2,10 +2,11 @@
 # make KIT=DIR    the same with DIR/gfserver.o and DIR/gfserver_noasan.o instead of our own gfserver
 # make demo       the main job on real files, every byte checked
 # make test       everything that has a test
+# make test-fast  unit tests, the channel, the origin, the form of the sources: under a minute once it is built
 # make torture    TIME=600 SEED=7: the test that changes files, breaks connections and kills (60 s of it in make test), for longer
 # make install    to PREFIX=/usr/local: programs (the _noasan ones, under their plain names), archive, headers, gfproxy.pc
 # make headers    include/gfproxy.h and include/shm_channel.h anew, after a change in src/ffi
-# make check      rustfmt, clippy, and whether the committed headers are what cbindgen makes
+# make check      rustfmt, clippy, the headers against cbindgen, the form of the sources, rustdoc
 # make bench      gfproxy against its own limit, nginx and Varnish; with KIT=DIR the provided gfserver too, QUICK=1 in 2 minutes
 # make models     loom's models of the channel (part of make test)
 # make bench-channel  the bare channel against a futex and memcpy (part of make bench)
@@ -138,6 +139,12 @@ torture: all
 	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) GFPROXY_TORTURE_SECONDS=$(TIME) GFPROXY_SEED=$(SEED) \
 	    $(CARGO) test --locked --target-dir $(TARGET) --test torture -- --nocapture
 
+# The tests that need few programs, for the time between two edits.
+.PHONY: test-fast
+test-fast: all
+	GFPROXY_BIN=$(abspath $(BIN)) GFPROXY_BUILD=$(abspath $(BUILD)) TARGET=$(TARGET) $(CARGO) test --workspace --locked \
+	    --target-dir $(TARGET) --lib --test channel --test origin --test tidy
+
 # Loom's models of the channel, which need a build of their own: in it the atomics are loom's.
 .PHONY: models
 models: deps-build
@@ -165,6 +172,8 @@ check: deps-build all
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --target-dir $(TARGET) -- -D warnings
 	$(CARGO) test --locked --target-dir $(TARGET) --test kit headers::
+	$(CARGO) test --locked --target-dir $(TARGET) --test tidy
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked --target-dir $(TARGET)
 
 headers:
 	GFPROXY_WRITE_HEADERS=1 $(CARGO) build --locked --target-dir $(TARGET)

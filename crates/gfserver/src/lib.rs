@@ -6,17 +6,17 @@
 //! and a connection that makes its server wait, for the rest of a request or for the client's hang-up, lies parked in
 //! the epoll and holds no thread.
 //!
-//! - [`abi`]: the layout of the two structs of gfserver.h.
-//! - [`contexts`]: the calls of the program's handler.
-//! - [`instance`]: what `gfserver_init` makes: settings, the state from start to stop.
-//! - [`core`]: what a serving instance shares: listener, epoll, parked connections, the end.
-//! - [`slot`]: what one worker shares with others.
-//! - [`worker`]: one worker thread.
-//! - [`worker_limit`]: how many workers are up and about.
-//! - [`maintenance`]: deadlines and the end, on the thread that called `gfserver_serve`.
-//! - [`idle`]: idle connections and their deadlines.
-//! - [`answer`]: what may still be sent in answer to a request, and how the connection ends.
-//! - [`request`]: the request line.
+//! - `abi`: the layout of the two structs of gfserver.h.
+//! - `contexts`: the calls of the program's handler.
+//! - `instance`: what `gfserver_init` makes: settings, the state from start to stop.
+//! - `core`: what a serving instance shares: listener, epoll, parked connections, the end.
+//! - `slot`: what one worker shares with others.
+//! - `worker`: one worker thread.
+//! - `worker_limit`: how many workers are up and about.
+//! - `maintenance`: deadlines and the end, on the thread that called `gfserver_serve`.
+//! - `idle`: idle connections and their deadlines.
+//! - `answer`: what may still be sent in answer to a request, and how the connection ends.
+//! - `request`: the request line.
 #![allow(missing_docs, reason = "this workspace alone uses it, and knows it by its names")]
 
 pub mod abi;
