@@ -60,9 +60,13 @@ impl ContextReply {
 }
 
 impl Connection for ContextReply {
-    // The provided server lingers in recv(2) until the client closes, and blocks in write(2) on one that does not read.
+    // The provided server lingers in recv(2) until the client closes, and blocks in write(2) on one that does not read. Ours
+    // waits for no client, and its connections have their limit for sends from the start.
     fn set_timeouts(&self, receive: Duration, send: Duration) {
-        for (option, limit) in [(libc::SO_RCVTIMEO, receive), (libc::SO_SNDTIMEO, send)] {
+        let is_ours = gfserver::calls_handler();
+        let receive = (!is_ours).then_some((libc::SO_RCVTIMEO, receive));
+        let send = (!is_ours || send != gfserver::SEND_LIMIT).then_some((libc::SO_SNDTIMEO, send));
+        for (option, limit) in receive.into_iter().chain(send) {
             let limit = libc::timeval {
                 tv_sec: limit.as_secs() as libc::time_t,
                 tv_usec: limit.subsec_micros() as libc::suseconds_t,

@@ -1,6 +1,7 @@
 //! The server's side of the two structs in gfserver.h: the array of contexts, the calls of the program's handler, and
 //! the view of a context that `gfs_sendheader` and `gfs_send` work on.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -52,6 +53,15 @@ pub unsafe fn free(first: *mut GfContext, count: usize) {
     drop(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(first, count)) });
 }
 
+thread_local! {
+    static CALLS_HANDLER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in a handler that a worker of this server called.
+pub fn calls_handler() -> bool {
+    CALLS_HANDLER.get()
+}
+
 /// One worker's context: the right to call the handler with it. Dropped before the array is freed.
 pub struct Context {
     raw: *mut GfContext,
@@ -98,7 +108,9 @@ impl Context {
             (*ctx).socket = socket.as_raw_fd();
             (*ctx).file_len = 0;
             (*ctx).bytes_transferred = 0;
+            CALLS_HANDLER.set(true);
             let returned = (self.handler)(ctx, (*ctx).path, (*ctx).arg);
+            CALLS_HANDLER.set(false);
             (*ctx).socket = -1;
             Called { returned, file_len: (*ctx).file_len, sent: (*ctx).bytes_transferred }
         }

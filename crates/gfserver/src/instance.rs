@@ -29,7 +29,7 @@ const MIN_BACKLOG: i32 = 4096;
 /// How long `gfserver_stop` lets handlers run unless it was told otherwise.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a send may make no progress unless the handler sets another limit on its socket.
-const SEND_LIMIT: Duration = Duration::from_secs(30);
+pub const SEND_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why an instance cannot serve.
 #[derive(Debug, Error)]

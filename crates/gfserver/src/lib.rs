@@ -38,6 +38,7 @@ mod worker;
 mod worker_limit;
 
 pub use answer::{send, send_header};
-pub use instance::Instance;
+pub use contexts::calls_handler;
+pub use instance::{Instance, SEND_LIMIT};
 pub use net::Listener;
 pub use slot::WorkerSlot;
