@@ -6,7 +6,7 @@
 # make torture    TIME=600 SEED=7: the test that changes files, breaks connections and kills (60 s of it in make test), for longer
 # make install    to PREFIX=/usr/local: programs (the _noasan ones, under their plain names), archive, headers, gfproxy.pc
 # make headers    include/gfproxy.h and include/shm_channel.h anew, after a change in src/ffi
-# make check      rustfmt, clippy, the headers against cbindgen, the form of the sources, rustdoc
+# make check      rustfmt, clippy, headers, form of the sources, rustdoc; shellcheck, clang, cargo-deny, oldest Rust where there
 # make bench      gfproxy against its own limit, nginx and Varnish; with KIT=DIR the provided gfserver too, QUICK=1 in 2 minutes
 # make models     loom's models of the channel (part of make test)
 # make bench-channel  the bare channel against a futex and memcpy (part of make bench)
@@ -167,12 +167,21 @@ bench: deps-bench
 bench-channel: deps-build
 	$(CARGO) bench --locked --target-dir $(TARGET) --bench channel
 
+# Runs a command where its program is installed, else says what was left out.
+optional = @if command -v $(1) >/dev/null; then $(2); else echo 'SKIPPED: $(1) is not installed'; fi
+MSRV     = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
 # The C sources have their own strict flags in every build; a test compares include/ with what cbindgen makes.
 check: deps-build all
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --target-dir $(TARGET) -- -D warnings
 	$(CARGO) test --locked --target-dir $(TARGET) --test kit headers::
 	$(CARGO) test --locked --target-dir $(TARGET) --test tidy
+	$(call optional,shellcheck,shellcheck scripts/*.sh .ci/run)
+	$(call optional,clang,clang -std=gnu11 -Wall -Wextra -Werror -Iinclude -Ic -fsyntax-only c/*.c c/examples/*.c benches/*.c)
+	$(call optional,cargo-deny,cargo deny --offline check bans licenses sources)
+	$(if $(filter $(MSRV).% $(MSRV)-%,$(shell rustup toolchain list 2>/dev/null)),$(CARGO) +$(MSRV) check --workspace --locked,\
+	    @echo 'SKIPPED: Rust $(MSRV) is not installed, only $(shell rustc --version)')
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked --target-dir $(TARGET)
 
 headers:

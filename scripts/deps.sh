@@ -50,7 +50,7 @@ probe() {
 
 # Says what to do about Rust, which no Debian package has in a version that is new enough.
 check_rust() {
-    local line wanted= have install
+    local line wanted='' have install
     while IFS= read -r line; do
         [[ $line =~ ^rust-version\ =\ \"([0-9]+\.[0-9]+) ]] && wanted=${BASH_REMATCH[1]}
     done <"${BASH_SOURCE[0]%/*}/../Cargo.toml"
