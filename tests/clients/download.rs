@@ -428,8 +428,10 @@ fn a_file_that_outgrows_the_limit_of_the_shell_is_named_and_leaves_nothing() {
         // In blocks of 512 bytes.
         let limited = r#"ulimit -f 100; exec "$0" "$@""#;
         let rounds = if program == MEASURE { "5000" } else { "1" };
+        let path = self::program(program);
+        let path = path.to_str().expect("UTF-8");
         let ended =
-            run("sh", place.path(), &["-c", limited, program, "-p", &server.port(), "-r", "2", "--rounds", rounds]);
+            run("sh", place.path(), &["-c", limited, path, "-p", &server.port(), "-r", "2", "--rounds", rounds]);
         assert_eq!(ended.status, 1, "{program}");
         assert!(ended.stderr.contains(": File too large"), "{program}: {}", ended.stderr);
         let left = if program == MEASURE { ["metrics.txt"] } else { ["small"] };

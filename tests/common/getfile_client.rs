@@ -36,7 +36,7 @@ impl Ended {
 
 /// Runs `program` in `directory` to its end.
 pub fn run(program: &str, directory: &Path, arguments: &[&str]) -> Ended {
-    let child = Command::new(crate::programs::program(program))
+    let child = Command::new(if program == "sh" { program.into() } else { crate::programs::program(program) })
         .args(arguments)
         .current_dir(directory)
         .stdin(Stdio::null())
