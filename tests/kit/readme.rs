@@ -139,9 +139,15 @@ fn free_port() -> String {
 /// Every variable of the environment that the library reads is in the README, or in the page that it points to.
 #[test]
 fn the_pages_name_every_variable() {
-    let pages = ["README.md", "docs/origin.md", "docs/logging.md"]
-        .map(|page| fs::read_to_string(root().join(page)).expect(page));
-    let mut folders = vec![root().join("src")];
+    let mut pages = Vec::new();
+    for folder in
+        ["", "docs", "docs/reference"].map(|folder| root().join(folder)).iter().filter(|folder| folder.exists())
+    {
+        let found = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let found = found.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+        pages.extend(found.map(|path| fs::read_to_string(path).expect("a page")));
+    }
+    let mut folders = vec![root().join("src"), root().join("crates")];
     let mut names = BTreeSet::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("src") {

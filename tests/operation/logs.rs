@@ -129,7 +129,7 @@ fn what_nothing_in_the_log_matches_is_named() {
     for (filters, stranger) in [
         ("inof", Some("inof")),
         ("nonsense=debug", Some("nonsense")),
-        ("gfproxy=warn,gfserver=info", Some("gfserver")),
+        ("gfproxy=warn,webproxy=info", Some("webproxy")),
         ("==", None),
         ("gfproxy=inof", None),
     ] {
