@@ -112,6 +112,9 @@ impl<'l> Disk<'l> {
                         opened.set_times(before).expect("set its times");
                     }
                 });
+                if event == Event::RewriteAlike {
+                    ledger.backdate(file);
+                }
             }
             Event::Truncate => {
                 let shorter = (now as f64 * part) as u64;
