@@ -60,8 +60,8 @@ impl ContextReply {
 }
 
 impl Connection for ContextReply {
-    // The provided server lingers in recv(2) until the client closes, and blocks in write(2) on one that does not read. Ours
-    // waits for no client, and its connections have their limit for sends from the start.
+    // The provided server lingers in recv(2) until the client closes, and blocks in write(2) on one that does not read.
+    // Ours waits for no client, and its connections have their limit for sends from the start.
     fn set_timeouts(&self, receive: Duration, send: Duration) {
         let is_ours = gfserver::calls_handler();
         let receive = (!is_ours).then_some((libc::SO_RCVTIMEO, receive));
