@@ -1,4 +1,4 @@
-//! What `docs/metrics.md` and the dashboard name is what the programs serve.
+//! What `docs/reference/metrics.md` and the dashboard name is what the programs serve.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,7 +42,7 @@ fn served() -> BTreeSet<String> {
 
 #[test]
 fn the_list_of_metrics_is_complete() {
-    assert_eq!(names(&read("docs/metrics.md")), served());
+    assert_eq!(names(&read("docs/reference/metrics.md")), served());
 }
 
 #[test]

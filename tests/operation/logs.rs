@@ -1,4 +1,4 @@
-//! `docs/logging.md`, line by line.
+//! `docs/reference/logging.md`, line by line.
 
 use std::fs;
 use std::process::Command;

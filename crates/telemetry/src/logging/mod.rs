@@ -1,4 +1,4 @@
-//! Where log lines go: standard error, one line each, through the `log` facade. `docs/logging.md` describes them.
+//! Where log lines go: standard error, one line each, through the `log` facade. `docs/reference/logging.md` has them all.
 
 mod line;
 mod queue;

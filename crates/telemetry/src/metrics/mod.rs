@@ -1,4 +1,4 @@
-//! What is counted, as Prometheus text over HTTP. `docs/metrics.md` lists it.
+//! What is counted, as Prometheus text over HTTP. `docs/reference/metrics.md` lists it.
 //!
 //! Counters on the path of a request are atomics. What other parts count for themselves, or can be looked up, is read
 //! when somebody asks.
