@@ -19,7 +19,7 @@ fn root() -> &'static Path {
 
 /// The lines of the README's block that begins with this fence.
 fn block(fence: &str) -> String {
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let readme = page("README.md");
     let lines = readme.lines().skip_while(|line| *line != format!("```{fence}")).skip(1);
     let block: String = lines.take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect();
     assert!(!block.is_empty(), "no block {fence} in README.md");
@@ -113,7 +113,7 @@ fn serves(webproxy: &mut Command, files: &Files) {
 #[test]
 fn the_examples_of_both_parts_work_as_they_stand() {
     let here = tempfile::tempdir().expect("a directory");
-    for name in ["README.md", "docs"] {
+    for name in ["README.md", "LICENSE", "docs"] {
         symlink(root().join(name), here.path().join(name)).expect("symlink");
     }
     symlink(program("webproxy").parent().expect("a directory"), here.path().join("bin")).expect("symlink");
@@ -136,30 +136,56 @@ fn free_port() -> String {
     listener.local_addr().expect("its address").port().to_string()
 }
 
-/// Every variable of the environment that the library reads is in the README, or in the page that it points to.
+/// The requests that the README shows, each with its answer. A shell function stands in for nc, which may be missing.
+#[test]
+fn the_wire_is_as_the_readme_shows_it() {
+    const NC: &str = "nc() { exec 3<>/dev/tcp/$1/$2; cat >&3; cat <&3; }";
+    let license = fs::read(root().join("LICENSE")).expect("LICENSE");
+    let cache = Cache::start("simplecached", &Files::from([("/hello".to_owned(), license)]));
+    let mut webproxy = Command::new(program("webproxy"));
+    let mut webproxy = Program::start(webproxy.args(["-v", "-p", "0", "-S"]).arg(cache.socket()));
+    let port = webproxy.port().to_string();
+    let readme = page("README.md");
+    let shown = readme.split("\n    $ ").skip(1).filter_map(|rest| rest.split_once('\n'));
+    let mut count = 0;
+    for (command, answer) in shown {
+        let script = format!("{NC}\n{}", command.replace("25363", &port));
+        let answered = run(Command::new("bash").args(["-euc", &script]));
+        let expected = answer.lines().next().and_then(|line| line.strip_prefix("    "));
+        assert_eq!(Some(answered.trim_end()), expected, "{command}");
+        count += 1;
+    }
+    assert_eq!(count, 2, "requests in README.md");
+}
+
+fn page(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The files below `folder` that end so, with their names from the root.
+fn files_below(folder: &str, ending: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join(folder)).expect(folder) {
+        let entry = entry.expect("an entry");
+        let name = format!("{folder}/{}", entry.file_name().display());
+        if entry.path().is_dir() {
+            found.extend(files_below(&name, ending));
+        } else if name.ends_with(ending) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// Every variable of the environment that the library reads is on a page of the reference.
 #[test]
 fn the_pages_name_every_variable() {
-    let mut pages = Vec::new();
-    for folder in
-        ["", "docs", "docs/reference"].map(|folder| root().join(folder)).iter().filter(|folder| folder.exists())
-    {
-        let found = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-        let found = found.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-        pages.extend(found.map(|path| fs::read_to_string(path).expect("a page")));
-    }
-    let mut folders = vec![root().join("src"), root().join("crates")];
+    let pages: Vec<_> = files_below("docs", ".md").iter().map(|name| page(name)).collect();
     let mut names = BTreeSet::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("src") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(&path).expect("a source");
-            let quoted = text.split("\"GFPROXY_").skip(1).filter_map(|rest| rest.split_once('"'));
-            names.extend(quoted.map(|(name, _)| format!("GFPROXY_{name}")));
-        }
+    for source in ["src", "crates"].iter().flat_map(|folder| files_below(folder, ".rs")) {
+        let text = page(&source);
+        let quoted = text.split("\"GFPROXY_").skip(1).filter_map(|rest| rest.split_once('"'));
+        names.extend(quoted.map(|(name, _)| format!("GFPROXY_{name}")));
     }
     names.retain(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') && !name.contains("GENERATED"));
     assert!(names.len() > 20, "{names:?}");
@@ -168,27 +194,32 @@ fn the_pages_name_every_variable() {
     }
 }
 
-/// Every file that these pages link to is there.
+/// Every file that a page links to is there.
 #[test]
 fn links_lead_somewhere() {
-    for page in ["README.md", "CHANGELOG.md", "docs/building.md", "docs/architecture.md", "deploy/README.md"] {
-        let page = root().join(page);
-        let text = fs::read_to_string(&page).expect("a page");
+    let mut pages = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"].map(str::to_owned).to_vec();
+    pages.extend(["docs", "deploy"].iter().flat_map(|folder| files_below(folder, ".md")));
+    let mut lost = Vec::new();
+    for name in pages {
+        let text = page(&name);
+        let place = root().join(&name);
+        let place = place.parent().expect("a directory");
         for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
-            let target = page.parent().expect("a directory").join(link);
-            assert!(link.contains("://") || target.exists(), "{}: no {link}", page.display());
+            if !link.contains("://") && !place.join(link).exists() {
+                lost.push(format!("{name}: no {link}"));
+            }
         }
     }
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
 }
 
 /// The CHANGELOG names every function of the headers.
 #[test]
 fn the_changelog_names_every_function() {
-    let read = |path: &str| fs::read_to_string(root().join(path)).expect(path);
-    let changelog = read("CHANGELOG.md");
+    let changelog = page("CHANGELOG.md");
     for header in ["gfproxy.h", "shm_channel.h", "simplecache.h", "gfserver.h"] {
         // Declarations begin in the first column, comments and fields do not.
-        let text = read(&format!("include/{header}"));
+        let text = page(&format!("include/{header}"));
         let declarations = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
         let declarations = declarations.filter(|line| !line.starts_with("typedef"));
         for name in declarations.filter_map(|line| line.split_once('(')?.0.rsplit([' ', '*']).next()) {
