@@ -1,4 +1,4 @@
-//! Where log lines go: standard error, one line each, through the `log` facade. `docs/reference/logging.md` has them all.
+//! Where log lines go: standard error, one line each, through the `log` facade; `docs/reference/logging.md`.
 
 mod line;
 mod queue;
