@@ -22,7 +22,7 @@ const FILE: usize = 128 << 20;
 const BLOCK: usize = 1 << 20;
 /// What that may add to the memory of webproxy.
 const ALLOWED_KB: usize = 32 << 10;
-/// What all bodies of unknown length may have of the memory, as docs/origin.md has it.
+/// What all bodies of unknown length may have of the memory, as docs/reference/origin.md has it.
 const SPOOLS_KB: usize = 24 << 10;
 /// What each worker may need besides, whatever the length: a block, a decoder, a piece to read a file with.
 const WORKER_KB: usize = 640;

@@ -1,5 +1,5 @@
 //! An origin that misbehaves in every way we know of, before a webproxy with AddressSanitizer, one without, and one
-//! under valgrind: each client gets what docs/origin.md says, byte for byte, and the program ends clean.
+//! under valgrind: each client gets what docs/reference/origin.md says, byte for byte, and the program ends clean.
 
 use std::process::Command;
 use std::sync::LazyLock;

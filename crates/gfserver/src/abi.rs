@@ -51,7 +51,7 @@ pub struct GfContext {
     pub request: [c_char; MAX_REQUEST_LEN],
 }
 
-// Read off the provided object (x86-64 Linux); see docs/gfserver.md.
+// Read off the provided object (x86-64 Linux); see docs/reference/gfserver.md.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 const _: () = {
     assert!(size_of::<GfServer>() == 144);

@@ -1,5 +1,5 @@
-//! Our own GETFILE server, for programs that bring no gfserver.o. `docs/gfserver.md` has the wire, the decisions and
-//! the figures.
+//! Our own GETFILE server, for programs that bring no gfserver.o. `docs/reference/gfserver.md` has the wire and the
+//! life of a connection, `docs/decisions/` the reasons and the figures.
 //!
 //! All workers share one epoll and do the same work: whoever finds a connection accepts it, whoever finds its request
 //! complete calls the handler. So a request passes from the wire to the handler without a hand-off between threads,

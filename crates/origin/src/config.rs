@@ -79,8 +79,8 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// The defaults, but for what the environment says; docs/origin.md lists the variables. An empty variable counts
-    /// as none.
+    /// The defaults, with the changes that the environment asks for. docs/reference/origin.md lists the variables. An
+    /// empty variable counts as none.
     pub fn from_environment() -> Result<Self, ConfigError> {
         Self::from_variables(|name| std::env::var_os(name))
     }

@@ -1,5 +1,5 @@
 //! What `handle_with_curl` does: the path of a GETFILE request becomes an HTTP request to an origin, and its body goes
-//! to the client as it arrives. docs/origin.md says what is promised.
+//! to the client as it arrives. docs/reference/origin.md says what is promised.
 
 mod buffered_body;
 mod coalesce;

@@ -1,4 +1,4 @@
-//! What an HTTP status means to a GETFILE client. docs/origin.md has the same table.
+//! What an HTTP status means to a GETFILE client. docs/reference/origin.md has the same table.
 
 /// How the answer to a request goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
