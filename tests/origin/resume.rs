@@ -239,6 +239,27 @@ fn a_redirect_to_another_place_leads_to_another_file() {
     }
 }
 
+/// More follows the redirect than is read at once, so another connection is used, and the redirect comes again.
+#[test]
+fn a_redirect_that_came_twice_leads_to_one_place() {
+    let file = pattern(SIZE);
+    let fetched = fetch({
+        let file = file.clone();
+        move |x| match x.request.number {
+            0 => {
+                x.answer("302 Found", &["Location: /place"], b"");
+                x.send(vec![b'\n'; 1 << 20]);
+                After::Close
+            }
+            1 | 3 => x.answer("302 Found", &["Location: /place"], b""),
+            2 => beginning(x, &file, "ETag: \"v1\""),
+            _ => rest(x, &file, "ETag: \"v1\""),
+        }
+    });
+    fetched.assert_whole(&file);
+    assert_eq!(fetched.server.requests().len(), 5);
+}
+
 #[test]
 fn a_redirects_validator_is_not_the_files() {
     let file = pattern(SIZE);

@@ -228,7 +228,7 @@ impl Easy {
             // What OpenSSL says is heard of those connections alone that are made with it.
             self.set_long(curl_sys::CURLOPT_VERBOSE, c_long::from(self.is_secure))?;
             // Each repetition closes a kept connection. Where no new ones come, it ends.
-            let anew = c_long::from(repetitions > CONNECTIONS || !receiver.keeps_connections());
+            let anew = c_long::from(!receiver.begin() || repetitions > CONNECTIONS);
             self.set_long(curl_sys::CURLOPT_FORBID_REUSE, anew)?;
             self.set_long(curl_sys::CURLOPT_FRESH_CONNECT, anew)?;
             if let Some(result) = self.perform_once(receiver) {

@@ -157,7 +157,6 @@ impl<'a> Transfer<'a> {
             self.sink.resumed();
         }
         self.deadlines.attempt_begins(Instant::now());
-        self.heads_len = 0;
         self.mode = Mode::Undecided;
         self.received = 0;
         self.stop = None;
@@ -397,7 +396,8 @@ impl Receiver for Transfer<'_> {
         self.surplus.seen(Instant::now());
     }
 
-    fn keeps_connections(&self) -> bool {
+    fn begin(&mut self) -> bool {
+        (self.head, self.heads_len) = (Head::default(), 0);
         !self.surplus.is_recent(Instant::now())
     }
 
