@@ -119,7 +119,8 @@ fn tunnel(mut client: TcpStream, refused: &str, seen: &Mutex<Vec<String>>) {
     }
     let mut server = TcpStream::connect(target).expect("the target");
     // What a relay could take for the head of the file.
-    client.write_all(b"HTTP/1.1 200 Tunnel\r\nETag: \"tunnel\"\r\nX-Length: 3\r\n\r\n").expect("a client");
+    client.write_all(b"HTTP/1.1 200 Tunnel\r\nETag: \"tunnel\"\r\n").expect("a client");
+    client.write_all(b"Transfer-Encoding: identity\r\nContent-Length: 0\r\n\r\n").expect("a client");
     let (mut up, mut from_client) = (server.try_clone().expect("dup"), reader);
     thread::spawn(move || {
         let _ = io::copy(&mut from_client, &mut up);

@@ -25,6 +25,7 @@ pub(crate) use share::Share;
 pub(crate) use url::{Part, Url};
 
 // What curl-sys leaves out, with the values of curl.h.
+const CURLOPT_SUPPRESS_CONNECT_HEADERS: CURLoption = 265;
 const CURLOPT_XFERINFOFUNCTION: CURLoption = 20_000 + 219;
 const CURLOPT_XFERINFODATA: CURLoption = curl_sys::CURLOPT_PROGRESSDATA;
 const CURLOPT_PREREQFUNCTION: CURLoption = 20_000 + 312;
@@ -178,6 +179,8 @@ impl Easy {
             // The caller has resolved dot segments; libcurl must not see others.
             (curl_sys::CURLOPT_PATH_AS_IS, 1),
             (curl_sys::CURLOPT_MAXCONNECTS, CONNECTIONS as c_long),
+            // What a proxy says to CONNECT is no answer of the origin.
+            (CURLOPT_SUPPRESS_CONNECT_HEADERS, 1),
             // Encodings are not undone here: libcurl takes a truncated one for whole.
             (curl_sys::CURLOPT_HTTP_CONTENT_DECODING, 0),
             (curl_sys::CURLOPT_BUFFERSIZE, c_long::try_from(options.buffer).unwrap_or(c_long::MAX)),
