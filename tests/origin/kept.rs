@@ -210,3 +210,39 @@ fn a_body_that_only_the_close_ends_needs_close_notify_in_tls_1_2() {
 fn a_body_that_only_the_close_ends_needs_close_notify_in_tls_1_3() {
     close_needs_close_notify("TLSv1.3");
 }
+
+/// libcurl believes what a status line says. Only frames of HTTP/2 name the request that they answer.
+#[test]
+fn what_only_calls_itself_http_2_may_bring_strays_too() {
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let server = ScriptedOrigin::start(move |x| {
+        x.send(format!("HTTP/2 200 OK\r\nContent-Length: 2\r\n\r\n{}", x.request.target));
+        if x.request.number == 0 {
+            told.lock().expect("not poisoned").recv_timeout(LIMIT).expect("the client has the answer");
+            x.send(OTHER_FILE);
+        }
+        After::Keep
+    });
+    let origin = Origin::new(&server.url(), config()).expect("an origin");
+    assert_serves(&origin, "/0", b"/0");
+    tell.send(()).expect("the origin waits");
+    wait_for_arrival(server.address().port());
+    (1..4).for_each(|n| assert_serves(&origin, &format!("/{n}"), format!("/{n}").as_bytes()));
+}
+
+#[test]
+fn what_only_calls_itself_http_2_needs_close_notify_too() {
+    let server = TlsOrigin::start();
+    let origin = Origin::new(&server.url(), trusting()).expect("an origin");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            assert!(server.read_request());
+            server.send("HTTP/2 200 \r\n\r\nhalf of a file");
+            server.stop();
+        });
+        let mut client = Collector::default();
+        let outcome = origin.serve(b"/file", &mut client);
+        assert!(matches!(&outcome, Outcome::Failed(reason) if reason.contains("broke off")), "{outcome:?}");
+    });
+}

@@ -266,8 +266,8 @@ impl Easy {
         if call.received > content_length(handle).unwrap_or(u64::MAX) {
             call.receiver.surplus();
         }
-        let has_close_notify = call.has_close_notify;
-        Some(self.result(code).map(|()| self.ending(has_close_notify)))
+        let has_end = call.has_close_notify || call.is_framed;
+        Some(self.result(code).map(|()| self.ending(has_end)))
     }
 
     fn result(&self, code: CURLcode) -> Result<(), Error> {
@@ -281,9 +281,9 @@ impl Easy {
         })
     }
 
-    fn ending(&self, has_close_notify: bool) -> Ending {
+    fn ending(&self, has_end: bool) -> Ending {
         let is_plain = long_info(self.handle, CURLINFO_PROTOCOL) != Some(curl_sys::CURLPROTO_HTTPS.into());
-        if is_plain || has_close_notify || STRICT_TLS.contains(&tls_library(self.handle)) {
+        if is_plain || has_end || STRICT_TLS.contains(&tls_library(self.handle)) {
             Ending::Orderly
         } else {
             Ending::Abrupt

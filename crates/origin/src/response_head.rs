@@ -37,8 +37,6 @@ pub(super) struct ContentRange {
 pub(super) struct Head {
     /// The number in the status line, 0 where there is none.
     pub(super) status: u16,
-    /// Whether the protocol itself marks the end of a body, as HTTP/2 and later do.
-    is_framed: bool,
     content_length: Length,
     /// What `Transfer-Encoding`, which overrides a length, says of it.
     transfer_length: Option<Length>,
@@ -62,12 +60,7 @@ impl Head {
     pub(super) fn line(&mut self, line: &[u8]) {
         let line = line.trim_ascii_end();
         if line.starts_with(b"HTTP/") {
-            *self = Self {
-                status: status(line),
-                is_framed: !line.starts_with(b"HTTP/1"),
-                place: mem::take(&mut self.place),
-                ..Self::default()
-            };
+            *self = Self { status: status(line), place: mem::take(&mut self.place), ..Self::default() };
         } else if line.is_empty() {
             self.complete = true;
         } else if !self.complete
@@ -144,9 +137,9 @@ impl Head {
         content_range(self.content_range.as_deref().filter(|_| !self.byteranges)?)
     }
 
-    /// Whether the end of the connection is the only end of the body.
+    /// Whether the end of the connection is the only end of the body, but in HTTP/2 and later.
     pub(super) fn ends_by_close(&self) -> bool {
-        !self.is_framed && self.transfer_length.is_none() && self.content_length == Length::Unknown
+        self.transfer_length.is_none() && self.content_length == Length::Unknown
     }
 
     /// The length of a body that libcurl would read up to the close all the same: it does not believe a length beside a
@@ -334,7 +327,6 @@ mod tests {
             ("HTTP/1.1 200 OK", &["Transfer-Encoding: identity"], true),
             ("HTTP/1.1 200 OK", &["Content-Length: 5"], false),
             ("HTTP/1.1 200 OK", &["Transfer-Encoding: chunked"], false),
-            ("HTTP/2 200", &[], false),
         ] {
             let lines: Vec<_> = [line].iter().chain(fields).copied().collect();
             assert_eq!(head(&lines).ends_by_close(), ends_by_close, "{line} {fields:?}");

@@ -70,6 +70,8 @@ pub(super) struct Call<'a> {
     pub(super) is_spoilt: bool,
     /// Whether no other request will go over the connection, and so find what follows the answer.
     is_parting: bool,
+    /// Whether the request went out in HTTP/2 or later, whatever the answer says of itself.
+    pub(super) is_framed: bool,
     /// Whether the TLS connection of the answer was closed by the other side's word.
     pub(super) has_close_notify: bool,
     pub(super) panic: Option<Box<dyn Any + Send>>,
@@ -86,6 +88,7 @@ impl<'a> Call<'a> {
             kept: None,
             is_spoilt: false,
             is_parting: false,
+            is_framed: false,
             has_close_notify: false,
             panic: None,
         }
@@ -93,7 +96,7 @@ impl<'a> Call<'a> {
 
     /// A request is about to be sent.
     fn request(&mut self, way: Way) -> ControlFlow<()> {
-        self.has_close_notify = false;
+        (self.is_framed, self.has_close_notify) = (false, false);
         self.kept = None;
         match way {
             Way::Safe => ControlFlow::Continue(()),
@@ -211,7 +214,7 @@ pub(super) extern "C" fn on_header(line: *mut c_char, size: usize, count: usize,
     let flow = unsafe {
         with_call(data, |call, slot| {
             if line.starts_with(b"HTTP/") {
-                if !line.starts_with(b"HTTP/1") {
+                if call.is_framed {
                     slot.sockets.frame();
                 }
                 call.answer()?;
@@ -282,7 +285,9 @@ pub(super) extern "C" fn on_request(
     // SAFETY: called by libcurl with what `set_callbacks` set.
     let flow = unsafe {
         with_call(data, |call, slot| {
-            curl_sys::curl_easy_setopt(call.handle.as_ptr(), curl_sys::CURLOPT_VERBOSE, 0 as c_long);
+            // Over TLS the request may be one of HTTP/2, which the debug callback hears.
+            let is_tls = long_info(call.handle, CURLINFO_PROTOCOL) != Some(curl_sys::CURLPROTO_HTTP.into());
+            curl_sys::curl_easy_setopt(call.handle.as_ptr(), curl_sys::CURLOPT_VERBOSE, c_long::from(is_tls));
             call.request(slot.sockets.way(ends))
         })
     };
@@ -301,6 +306,13 @@ pub(super) extern "C" fn on_debug(
     let step = |call: &mut Call<'_>, _: &Slot| {
         match kind {
             curl_sys::CURLINFO_DATA_IN => call.received += size as u64,
+            curl_sys::CURLINFO_HEADER_OUT => {
+                // SAFETY: libcurl gives `size` bytes for the length of this call.
+                let request = unsafe { bytes(text, size) };
+                let line = request.split(|&b| b == b'\r').next().unwrap_or_default();
+                let protocol = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
+                call.is_framed |= line.starts_with(b"GET ") && !protocol.starts_with(b"HTTP/1");
+            }
             curl_sys::CURLINFO_SSL_DATA_IN if size == 2 => {
                 // SAFETY: libcurl gives `size` bytes for the length of this call.
                 let alert = unsafe { bytes(text, size) };
