@@ -242,6 +242,27 @@ fn a_transfer_encoding_that_encodes_nothing_leaves_the_length() {
     }
 }
 
+/// libcurl sees neither what is folded nor a field whose colon comes after a blank.
+#[test]
+fn a_field_that_can_be_read_in_two_ways_makes_no_file() {
+    for (field, body) in [
+        ("Content-Encoding:\r\n gzip", "compressed"),
+        ("Content-Encoding: aws-chunked\r\n\t, gzip", "compressed"),
+        ("Content-Encoding : gzip", "compressed"),
+        ("Transfer-Encoding:\r\n chunked", "5\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding : chunked", "5\r\nhello\r\n0\r\n\r\n"),
+        ("Content-Length: 5\r\n 0", "hello"),
+    ] {
+        let fetched = fetch(move |x| {
+            x.send(format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n{body}"));
+            After::Close
+        });
+        fetched.assert_failed("folded");
+    }
+    let other_field = ["X-Other: a,\r\n b", "X-Third : c"];
+    fetch(move |x| x.answer("200 OK", &other_field, b"hello")).assert_whole(b"hello");
+}
+
 #[test]
 fn a_compressed_body_that_is_damaged_or_short_is_no_file() {
     let compressed = gzip(&pattern(50_000));

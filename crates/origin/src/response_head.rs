@@ -9,7 +9,8 @@ pub(super) enum Length {
     #[default]
     Unknown,
     Known(u64),
-    /// Not a number, two that differ, or a transfer encoding other than chunked, which was not asked for.
+    /// Not a number, two that differ, a transfer encoding other than chunked, which was not asked for, or a field that can
+    /// be read in two ways.
     Malformed,
 }
 
@@ -53,25 +54,36 @@ pub(super) struct Head {
     /// Where the redirects before this head led to, without queries: those hold signatures that change.
     place: Vec<u8>,
     complete: bool,
+    /// Whether the last line was a field that counts here, and whether one of those can be read in two ways.
+    counts: bool,
+    is_ambiguous: bool,
 }
 
 impl Head {
     /// Takes one line, line end included.
     pub(super) fn line(&mut self, line: &[u8]) {
+        let is_fold = line.starts_with(b" ") || line.starts_with(b"\t");
         let line = line.trim_ascii_end();
-        if line.starts_with(b"HTTP/") {
+        if is_fold {
+            // It goes on with the field before (RFC 9112, 5.2), which libcurl does not see.
+            self.is_ambiguous |= self.counts && !self.complete;
+        } else if line.starts_with(b"HTTP/") {
             *self = Self { status: status(line), place: mem::take(&mut self.place), ..Self::default() };
         } else if line.is_empty() {
             self.complete = true;
         } else if !self.complete
             && let Some(colon) = line.iter().position(|&b| b == b':')
         {
-            self.field(&line[..colon], line[colon + 1..].trim_ascii_start());
+            let name = &line[..colon];
+            self.counts = self.field(name.trim_ascii_end(), line[colon + 1..].trim_ascii_start());
+            // libcurl does not know the field with a blank before its colon.
+            self.is_ambiguous |= self.counts && name.last().is_some_and(u8::is_ascii_whitespace);
         }
         // What follows a complete head is a trailer, which says nothing that we use.
     }
 
-    fn field(&mut self, name: &[u8], value: &[u8]) {
+    /// Whether the field is one of those that count.
+    fn field(&mut self, name: &[u8], value: &[u8]) -> bool {
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         if is("content-length") {
             self.content_length = match (self.content_length, decimal(value)) {
@@ -105,7 +117,10 @@ impl Head {
             put(&mut self.retry_after, value);
         } else if is("location") && (300..400).contains(&self.status) {
             self.follow(value);
+        } else {
+            return false;
         }
+        true
     }
 
     fn follow(&mut self, location: &[u8]) {
@@ -129,7 +144,7 @@ impl Head {
 
     /// The length of the body as it is on the wire.
     pub(super) fn length(&self) -> Length {
-        self.transfer_length.unwrap_or(self.content_length)
+        if self.is_ambiguous { Length::Malformed } else { self.transfer_length.unwrap_or(self.content_length) }
     }
 
     /// The one range that the body is.

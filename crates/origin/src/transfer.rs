@@ -266,9 +266,9 @@ impl<'a> Transfer<'a> {
         let spool = || Spool::new(self.config, self.budgets);
         let encoding = if self.keeps_encoding { Encoding::None } else { self.head.encoding };
         match (encoding, self.head.length()) {
-            (_, Length::Malformed) => {
-                Err(lasting("the origin sent a malformed length or an unknown transfer encoding"))
-            }
+            (_, Length::Malformed) => Err(lasting(
+                "the origin sent a malformed length, an unknown transfer encoding, or a field that is folded",
+            )),
             (Encoding::None, Length::Known(_)) => Ok(Mode::Stream { skip: 0 }),
             (Encoding::None, Length::Unknown) => Ok(Mode::Keep(Body::plain(spool()))),
             (Encoding::Gzip, _) => Ok(Mode::Keep(Body::gzip(spool()))),
