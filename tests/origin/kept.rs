@@ -191,6 +191,8 @@ fn close_needs_close_notify(tls: &str) {
         nginx.put("file", &file);
         for path in ["/file", "/moved"] {
             assert_serves(&Origin::new(&nginx.https_1(), trusting()).expect("an origin"), path, &file);
+            // HTTP/2 says itself where the body ends, and its connection stays.
+            assert_serves(&Origin::new(&nginx.https(), trusting()).expect("an origin"), path, &file);
             let origin = Origin::new(&format!("https://localhost:{relay}"), trusting()).expect("an origin");
             let mut client = Collector::default();
             let outcome = origin.serve(path.as_bytes(), &mut client);
