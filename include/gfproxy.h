@@ -35,7 +35,7 @@
 #define GFPROXY_MAX_THREADS 1024
 
 /**
- * How a proxy is set up. Fill it with gfproxy_options_init, then change what you want.
+ * The options of a proxy. Fill them with gfproxy_options_init, then change some.
  */
 typedef struct {
   /**
@@ -47,30 +47,30 @@ typedef struct {
    */
   const char *socket;
   /**
-   * How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (32), and GFPROXY_MAX_SHARED_SIZE bytes
-   * together at most.
+   * The number of segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS, 32 by default. All of them
+   * together have at most GFPROXY_MAX_SHARED_SIZE bytes.
    */
   uint32_t segments;
   /**
-   * The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (1048576).
+   * The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE, 1048576 by default.
    */
   uint32_t segment_size;
   /**
-   * For how many milliseconds a request waits for an absent or silent simplecached (10000).
+   * How many milliseconds a request waits for an absent or silent simplecached: 10000 by default.
    */
   uint32_t cache_wait_ms;
   /**
-   * After how many milliseconds in which it takes no byte a client is dropped: 1 or more (30000).
+   * A client that takes no byte for this many milliseconds is dropped: 1 or more, 30000 by default.
    */
   uint32_t stall_ms;
   /**
-   * 0: log warnings, 1: also each request, 2: debug, 3: trace (0).
+   * What is logged: 0 warnings (the default), 1 each request too, 2 debug, 3 trace.
    */
   int32_t verbosity;
   /**
-   * Whether to connect to simplecached at once (true); else the first handle_with_cache does. Not whether it is
-   * asked: the handler decides that. handle_with_curl alone needs no simplecached; with the other two each request
-   * waits cache_wait_ms for one that is not there, and then fails.
+   * Whether to connect to simplecached at once: true by default. With false the first handle_with_cache connects.
+   * The handler decides whether simplecached is asked: handle_with_curl never asks it. With the other two handlers
+   * a request waits cache_wait_ms for an absent simplecached, then fails.
    */
   bool cache;
   /**
@@ -80,11 +80,11 @@ typedef struct {
 } gfproxy_options_t;
 
 /**
- * How a cache daemon is set up. Fill it with gfproxy_cached_options_init, then change what you want.
+ * The options of a cache daemon. Fill them with gfproxy_cached_options_init, then change some.
  */
 typedef struct {
   /**
-   * The path of the locals file, NUL-terminated ("locals.txt").
+   * The path of the locals file, NUL-terminated: "locals.txt" by default.
    */
   const char *locals;
   /**
@@ -92,15 +92,15 @@ typedef struct {
    */
   const char *socket;
   /**
-   * Worker threads: 1 to GFPROXY_MAX_THREADS (8).
+   * The number of worker threads: 1 to GFPROXY_MAX_THREADS, 8 by default.
    */
   uint32_t threads;
   /**
-   * By how many microseconds each lookup is delayed (0).
+   * The delay of each lookup in microseconds: 0 by default.
    */
   uint32_t delay_us;
   /**
-   * 0: log warnings, 1: also proxies that come and go, 2: debug, 3: trace (0).
+   * What is logged: 0 warnings (the default), 1 proxies that come and go too, 2 debug, 3 trace.
    */
   int32_t verbosity;
   /**
@@ -114,14 +114,20 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The version of this library, such as "1.2.3": NUL-terminated, never freed.
+ * Returns the version of this library as NUL-terminated text, such as "1.2.3".
+ *
+ * Ownership: the library's; it is never freed.
  *
  * Threads: any, at any time; also in a signal handler.
  */
 const char *gfproxy_version(void);
 
 /**
- * Sets the defaults. NULL does nothing.
+ * Sets the defaults.
+ *
+ * `options`: the options to fill. NULL does nothing.
+ *
+ * Threads: any.
  *
  * # Safety
  * `options` is NULL or points to memory for one gfproxy_options_t.
@@ -129,60 +135,78 @@ const char *gfproxy_version(void);
 void gfproxy_options_init(gfproxy_options_t *options);
 
 /**
- * Whether gfproxy_start would take `url` for the base URL of an origin: http or https, without query and fragment.
+ * Tells whether gfproxy_start would take a URL as the base URL of an origin: http or https, without query and
+ * fragment.
  *
- * `url` is NUL-terminated. `reason` is NULL or has room for `size` bytes; where the URL is refused, it gets the
- * reason, NUL-terminated and cut to that size.
+ * `url`: NUL-terminated. `reason`: NULL, or memory for `size` bytes. It receives the reason for a refusal,
+ * NUL-terminated and cut to that size.
  *
- * Returns 0, or -1 if not, also where `url` is NULL.
+ * Returns 0 for a URL that can be used. Errors: -1 for any other, and for NULL.
  *
- * Threads: from any.
+ * Threads: any.
  *
  * # Safety
- * `url` is NULL or NUL-terminated; `reason` is NULL or points to `size` bytes.
+ * `url` is NULL or NUL-terminated. `reason` is NULL or points to `size` bytes.
  */
 int gfproxy_check_origin(const char *url, char *reason, size_t size);
 
 /**
- * Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE and SIGXFSZ ignored
- * (unless the program handles them), the origin checked, the channel to simplecached with a thread of its own.
- * simplecached need not be there yet.
+ * Starts the proxy that the handlers of this process use. simplecached need not be there yet.
  *
- * `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
- * URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before and
- * not stopped.
+ * It starts logging to standard error, and ignores SIGPIPE and SIGXFSZ unless the program handles them. It checks the
+ * origin. It sets up the channel to simplecached, which has a thread of its own.
  *
- * Threads: from one thread, before the handlers run. The threads that it starts take no signals.
+ * `options`: the options.
+ *
+ * Returns 0 on success. Errors: -1 after one line on standard error. Reasons are: `options` is NULL, an option out of
+ * range, an origin that is no URL, no memory for the segments, an address for metrics that cannot be had, a proxy that
+ * was started before and not stopped.
+ *
+ * Ownership: `options` and its strings are copied.
+ *
+ * Threads: one, before the handlers run. The threads that it starts take no signals.
  *
  * # Safety
- * `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.
+ * `options` is NULL or points to options whose strings are NULL or NUL-terminated.
  */
 int gfproxy_start(const gfproxy_options_t *options);
 
 /**
- * Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun and for
- * requests to the origin that nobody waits for any more, and then until the other ends of this process's TCP
- * connections have confirmed what was sent to them, so that nothing of an answer is lost when the process exits; all
- * that for `limit_ms` milliseconds at most. Returns how many of the first of these that are not done are left, which
- * the log tells, too; 0 if no proxy was started.
+ * Refuses new requests and waits until nothing of an answer would be lost by the end of the process.
  *
- * Where it is not 0, handlers may still run: then end the process with _exit(2). exit(3) would take down, under their
- * feet, what libraries such as OpenSSL clean up at the end.
+ * From the call on the handlers refuse requests, and gfserver answers GF_ERROR. The call waits for three things, in
+ * this order:
  *
- * Threads: from any but a handler's; not from a signal handler.
+ * 1. Requests that handlers have begun.
+ * 2. Requests to the origin whose last reader has gone.
+ * 3. The clients' systems, until each has acknowledged every byte that was sent over this process's TCP connections.
+ *
+ * `limit_ms`: the most milliseconds for all three together.
+ *
+ * Returns 0 when all is done, and 0 if no proxy was started. When the time is over, it returns how many are left of
+ * the first of the three that is not done. The log has the number, too. Handlers may then still run: end the process
+ * with _exit(2). exit(3) would clean up libraries such as OpenSSL that the handlers still use.
+ *
+ * Threads: any but a handler's; not in a signal handler.
  */
 int gfproxy_drain(uint32_t limit_ms);
 
 /**
- * Closes the channel to simplecached and joins its thread. Transfers that still run break off, and handlers answer
- * GF_ERROR until gfproxy_start is called again. What was logged is written. Does nothing if no proxy was started.
+ * Stops the proxy: closes the channel to simplecached and joins its thread.
  *
- * Threads: from any but a handler's; not from a signal handler.
+ * Transfers that still run break off. Handlers answer GF_ERROR until gfproxy_start is called again. Everything logged
+ * is written. Without a started proxy it does nothing.
+ *
+ * Threads: any but a handler's; not in a signal handler.
  */
 void gfproxy_stop(void);
 
 /**
- * Sets the defaults. NULL does nothing.
+ * Sets the defaults.
+ *
+ * `options`: the options to fill. NULL does nothing.
+ *
+ * Threads: any.
  *
  * # Safety
  * `options` is NULL or points to memory for one gfproxy_cached_options_t.
@@ -193,77 +217,97 @@ void gfproxy_cached_options_init(gfproxy_cached_options_t *options);
  * Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and
  * the workers.
  *
- * Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It
- * is told when the daemon is ready (NOTIFY_SOCKET).
+ * A listening SOCK_SEQPACKET socket that a service manager handed over (LISTEN_FDS) is the command socket. The service
+ * manager is told when the daemon is ready (NOTIFY_SOCKET).
  *
- * `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads
- * out of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot
- * be had, a daemon that was started before.
+ * `options`: the options.
  *
- * Threads: from one thread. The threads that it starts take no signals.
+ * Returns 0 on success. Errors: -1 after one line on standard error. Reasons are: `options` is NULL, a locals file
+ * that cannot be read, threads out of range, a command socket that another daemon serves or that cannot be made, an
+ * address for metrics that cannot be had, a daemon that was started before.
+ *
+ * Ownership: `options` and its strings are copied.
+ *
+ * Threads: one. The threads that it starts take no signals.
  *
  * # Safety
- * `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.
+ * `options` is NULL or points to options whose strings are NULL or NUL-terminated.
  */
 int gfproxy_cached_start(const gfproxy_cached_options_t *options);
 
 /**
- * Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1: no daemon was
- * started, or the file cannot be read or has a line that is no entry. Then the old one stays in force, and the log
- * says why.
+ * Loads the locals file again. Transfers that have begun end with the old files.
  *
- * Threads: from any; not from a signal handler.
+ * Returns 0 on success. Errors: -1 if no daemon was started, if the file cannot be read, or if it has a line that is
+ * no entry. The old table then stays in force, and the log says why.
+ *
+ * Threads: any; not in a signal handler.
  */
 int gfproxy_cached_reload(void);
 
 /**
- * Stops the daemon: transfers end within moments and go on with the next daemon, the command socket is removed, all
- * threads are joined. Does nothing if no daemon was started.
+ * Stops the daemon: removes the command socket and joins all threads.
  *
- * Threads: from any; not from a signal handler.
+ * Transfers end within moments, and go on with the next daemon. Without a started daemon it does nothing.
+ *
+ * Threads: any; not in a signal handler.
  */
 void gfproxy_cached_stop(void);
 
 /**
- * Answers a request with a file from an HTTP origin: `path` is appended to the origin's base URL.
+ * Answers a request with a file from an HTTP origin. `path` is appended to the origin's base URL.
  *
  * `ctx`: the context that gfserver gave to its worker function. `path`: NUL-terminated. `arg`: the origin's base URL,
- * NUL-terminated; where it is NULL or no http or https URL, the origin is that of gfproxy_start, or of the environment
- * variable GFPROXY_ORIGIN. A number below 4096, such as a worker's, counts as NULL; any other `arg` must be a string.
+ * NUL-terminated. If `arg` is NULL, or no http or https URL, the origin is that of gfproxy_start, otherwise that of
+ * the environment variable GFPROXY_ORIGIN. A number below 4096, such as a worker's, counts as NULL.
  *
- * Returns the number of bytes of the file that were sent. An HTTP status 404, 410, 401, 403 or 451 is answered with
- * GF_FILE_NOT_FOUND and returns 0. Any other failure before the first byte returns -1, upon which gfserver answers
- * GF_ERROR; a failure after it cuts the connection and returns -1, so that the client sees a short file. NULL for
- * `ctx` or `path` returns -1.
+ * Returns the number of bytes of the file that were sent. For an HTTP status 401, 403, 404, 410 or 451 it sends
+ * GF_FILE_NOT_FOUND and returns 0.
  *
- * Threads: any number at once, each with its own context. The thread is not cancelled (pthread_cancel) meanwhile.
+ * Errors: -1. Any other failure before the first byte makes gfserver answer GF_ERROR. A failure after it cuts the
+ * connection, so that the client sees a short file. NULL for `ctx` or `path` is -1, too.
+ *
+ * Threads: any number at once, each with its own context. pthread_cancel does not act during the call.
  *
  * # Safety
- * `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this; `arg` is below 4096 or a
+ * `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this. `arg` is below 4096 or a
  * NUL-terminated string.
  */
 ssize_t handle_with_curl(gfcontext_t *ctx, const char *path, void *arg);
 
 /**
- * Answers a request with a file from the cache daemon, through shared memory. A file that the daemon does not have is
- * GF_FILE_NOT_FOUND.
+ * Answers a request with a file from the cache daemon, through shared memory. It connects to the daemon if that has
+ * not been done.
  *
- * Connects to the daemon if that has not been done. Where gfproxy_start was not called, the environment variables
- * GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_STALL_MS and
- * GFPROXY_METRICS count, and a GFPROXY_ORIGIN that cannot be used is an error here, too. `arg` is not used: it
- * may be anything, and is never looked at. A daemon that is
- * absent or silent is waited for, 10 s unless set otherwise. Parameters, returns, errors and threads otherwise as with
- * handle_with_curl.
+ * `ctx` and `path`: as with handle_with_curl. `arg`: anything; it is never looked at.
+ *
+ * Returns as handle_with_curl. For a file that the daemon does not have it sends GF_FILE_NOT_FOUND and returns 0.
+ *
+ * Errors: as with handle_with_curl. An absent or silent daemon is waited for, by default 10000 ms; then the request is
+ * GF_ERROR.
+ *
+ * If gfproxy_start was not called, these environment variables count: GFPROXY_SOCKET, GFPROXY_SEGMENTS,
+ * GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_STALL_MS and GFPROXY_METRICS. A GFPROXY_ORIGIN that cannot be
+ * used is an error here, too.
+ *
+ * Threads: as with handle_with_curl.
  *
  * # Safety
- * As with handle_with_curl, but for `arg`.
+ * `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this.
  */
 ssize_t handle_with_cache(gfcontext_t *ctx, const char *path, void *arg);
 
 /**
- * Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that
- * is not there has not said that it does not have the file: the request waits for it as with handle_with_cache, then
- * is GF_ERROR. Parameters, returns, errors and threads as with handle_with_cache and handle_with_curl.
+ * Answers a request with a file from the cache daemon, or from the origin if the daemon does not have it.
+ *
+ * `ctx`, `path` and `arg`: as with handle_with_curl.
+ *
+ * Returns as handle_with_curl.
+ *
+ * Errors: as with handle_with_curl. The origin is asked only after the daemon has said that it does not have the file.
+ * An absent daemon is waited for as with handle_with_cache; then the request is GF_ERROR.
+ *
+ * Threads: as with handle_with_curl.
  *
  * # Safety
  * As with handle_with_curl.
@@ -271,25 +315,30 @@ ssize_t handle_with_cache(gfcontext_t *ctx, const char *path, void *arg);
 ssize_t handle_with_cache_or_curl(gfcontext_t *ctx, const char *path, void *arg);
 
 /**
- * Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.
+ * Makes our gfserver listen on one address instead of all. Call it between gfserver_init and gfserver_serve.
  *
- * `gfs` is the server. `address` is an IPv4 or IPv6 address as text, NUL-terminated, an IPv6 one with or without
- * brackets.
+ * `gfs`: the server. `address`: an IPv4 or IPv6 address as NUL-terminated text, an IPv6 one with or without brackets.
  *
- * Returns 0; -1 where `gfs` is NULL or belongs to another gfserver than ours, which has no such setting; -2 where
+ * Returns 0 on success. Errors: -1 if `gfs` is NULL or belongs to another gfserver, which has no such setting; -2 if
  * `address` is NULL or no address.
  *
+ * Ownership: `address` is copied.
+ *
+ * Threads: the one that sets the server up.
+ *
  * # Safety
- * `gfs` is NULL or a server that gfserver_init was called with; `address` is NULL or a C string.
+ * `gfs` is NULL or a server that gfserver_init was called with. `address` is NULL or a C string.
  */
 int gfproxy_gfserver_listen(gfserver_t *gfs, const char *address);
 
 /**
- * Sets how long gfserver_stop lets running handlers go on before it cuts their connections: 5000 ms by default.
+ * Sets how long gfserver_stop lets running handlers go on before it cuts their connections.
  *
- * `gfs` is the server. `milliseconds` is the limit; 0 cuts at once.
+ * `gfs`: the server. `milliseconds`: the limit, 5000 by default; 0 cuts at once.
  *
- * Returns 0, or -1 where `gfs` is NULL or belongs to another gfserver than ours. May be called at any time.
+ * Returns 0 on success. Errors: -1 if `gfs` is NULL or belongs to another gfserver.
+ *
+ * Threads: any, at any time.
  *
  * # Safety
  * `gfs` is NULL or a server that gfserver_init was called with.

@@ -78,30 +78,62 @@ typedef enum {
     GFS_WORKER_ARG   /* int, void *: a worker's index, 0 to nthreads - 1, and the arg of its calls */
 } gfserver_option_t;
 
-/* Makes `gfs` a server with `nthreads` worker threads. Ends the process if memory is out. */
+/*
+ * Makes a server.
+ *
+ * `gfs`: memory for a server. `nthreads`: the number of worker threads.
+ *
+ * Errors: ends the process if memory is out.
+ */
 void gfserver_init(gfserver_t *gfs, int nthreads);
 
-/* Sets one option, see gfserver_option_t. To be called between gfserver_init and gfserver_serve. */
+/*
+ * Sets one option, see gfserver_option_t. Call it between gfserver_init and gfserver_serve.
+ *
+ * `gfs`: the server. `option`: the option, followed by its values.
+ */
 void gfserver_setopt(gfserver_t *gfs, gfserver_option_t option, ...);
 
 /*
- * Listens and serves. Returns after gfserver_stop; a port that cannot be had ends the process with a message.
+ * Listens and serves. It returns after gfserver_stop.
+ *
+ * `gfs`: the server.
+ *
+ * Errors: a port that cannot be had ends the process with a message.
+ *
  * A handler that returns a negative number before it sent a header makes the server answer GF_ERROR.
  */
 void gfserver_serve(gfserver_t *gfs);
 
-/* Stops the server. From any thread but a worker's; not from a signal handler. */
+/*
+ * Stops the server.
+ *
+ * `gfs`: the server.
+ *
+ * Threads: any but a worker's; not in a signal handler.
+ */
 void gfserver_stop(gfserver_t *gfs);
 
 /*
- * Sends the header with `status` and, for GF_OK, the length of the file in bytes. From inside a handler only.
- * Returns the number of bytes of the header, or a negative number.
+ * Sends the header of an answer.
+ *
+ * `ctx`: the handler's context. `status`: GF_OK, GF_FILE_NOT_FOUND or GF_ERROR. `file_len`: for GF_OK, the length of
+ * the file in bytes.
+ *
+ * Returns the number of bytes of the header. Errors: a negative number.
+ *
+ * Threads: from inside a handler only.
  */
 ssize_t gfs_sendheader(gfcontext_t *ctx, gfstatus_t status, size_t file_len);
 
 /*
- * Sends `size` bytes from `data` to the client and returns once they are written. From inside a handler only.
- * Returns `size`, or a negative number where the client left.
+ * Sends bytes to the client. It returns once they are written.
+ *
+ * `ctx`: the handler's context. `data`: the bytes. `size`: their number.
+ *
+ * Returns `size`. Errors: a negative number if the client left.
+ *
+ * Threads: from inside a handler only.
  */
 ssize_t gfs_send(gfcontext_t *ctx, void *data, size_t size);
 

@@ -34,7 +34,7 @@
 #define SHM_CHANNEL_MAX_THREADS 1024
 
 /**
- * What a function of this library says. The numbers never change their meaning; later versions may add some.
+ * The result of a function of this library. A number never changes its meaning; later versions may add some.
  */
 typedef enum {
   /**
@@ -42,7 +42,7 @@ typedef enum {
    */
   SHM_CHANNEL_OK = 0,
   /**
-   * An argument is NULL that must not be.
+   * An argument that must not be NULL is NULL.
    */
   SHM_CHANNEL_NULL = 1,
   /**
@@ -66,11 +66,11 @@ typedef enum {
    */
   SHM_CHANNEL_CHANGED = 6,
   /**
-   * No server, or no answer from it, for as long as the client waits.
+   * No server, or no answer from it, within the time that the client waits.
    */
   SHM_CHANNEL_UNAVAILABLE = 7,
   /**
-   * All segments were in use for as long as the client waits.
+   * No segment was free within the time that the client waits.
    */
   SHM_CHANNEL_NO_SEGMENT = 8,
   /**
@@ -111,19 +111,22 @@ typedef struct shm_channel_server_t shm_channel_server_t;
 typedef struct shm_channel_transfer_t shm_channel_transfer_t;
 
 /**
- * Gives the file behind a key: its descriptor, open for reading.
+ * Gives the file behind a key: a descriptor that is open for reading.
  *
- * `key` are `key_len` bytes, which may have NULs among them, and a NUL after them. `user` is what the server was
- * created with.
+ * `key`: `key_len` bytes, which may have NULs among them, and a NUL after them. `user`: what the server was created
+ * with.
  *
- * Returns a descriptor of a regular file, or a negative errno: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP
- * and -ENAMETOOLONG the client sees SHM_CHANNEL_NOT_FOUND, for any other SHM_CHANNEL_UNREADABLE, as for a descriptor
- * of anything but a regular file, or of one that is written all the time. A file that was written within the last 10
- * ms (2 s if its time is of whole seconds) keeps the thread until that time is over, so that a later write shows.
+ * Returns a descriptor of a regular file, or a negative errno.
  *
- * Ownership: the descriptor is the server's from then on, and closed by it. The key is valid until the return.
+ * Errors: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP and -ENAMETOOLONG the client sees
+ * SHM_CHANNEL_NOT_FOUND. For any other it sees SHM_CHANNEL_UNREADABLE. So it does for a descriptor of anything but a
+ * regular file, and of a file that is written all the time. A file that was written within the last 10 ms (2 s if its
+ * time has whole seconds) keeps the thread until that time is over, so that a later write shows.
  *
- * Threads: called by all of the server's, several at once. It must return: by no longjmp, exception or cancellation.
+ * Ownership: the server owns the descriptor and closes it. The key is valid until the return.
+ *
+ * Threads: all of the server's, several at once. The callback must return: it must not leave by longjmp, an exception
+ * or cancellation.
  */
 typedef int (*shm_channel_open_t)(const char *key, size_t key_len, void *user);
 
@@ -132,28 +135,31 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The text for an error: a few words in English, without a line break.
+ * Returns the text for an error: a few words in English, without a line break.
  *
- * `error` is any number. Returns a NUL-terminated text that is never freed, also for a number that is no error.
+ * `error`: any number. One that is no error has a text, too.
+ *
+ * Ownership: the library's; the text is NUL-terminated and never freed.
  *
  * Threads: any, at any time; also in a signal handler.
  */
 const char *shm_channel_strerror(int error);
 
 /**
- * Makes this library tell on standard error what it meets, one line each: proxies that break the protocol, servers
- * that come and go. Without it the library is silent. The environment variable GFPROXY_LOG can ask for more.
+ * Makes this library log to standard error: clients that break the protocol, servers that come and go. Without this
+ * call the library is silent.
  *
- * `verbosity` is 0 for warnings, 1 for sessions too, 2 and 3 for people who look for a fault.
+ * `verbosity`: 0 for warnings, 1 for sessions too, 2 and 3 to look for a fault. The environment variable GFPROXY_LOG
+ * can ask for more.
  *
- * Threads: once, before the library's other functions.
+ * Threads: one, once, before the library's other functions.
  */
 void shm_channel_log_start(int verbosity);
 
 /**
- * The length of the file.
+ * Returns the length of the file in bytes.
  *
- * `transfer` is the transfer. Returns the number of bytes; 0 for NULL.
+ * `transfer`: the transfer. For NULL it returns 0.
  *
  * Threads: one at a time for each transfer.
  *
@@ -165,31 +171,35 @@ uint64_t shm_channel_transfer_length(const shm_channel_transfer_t *transfer);
 /**
  * Waits for the next bytes of the file.
  *
- * `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number: at most a segment's, or
- * 32 KiB where segments are smaller. After the last bytes of the file, `data` receives NULL and `len` 0. Both are
- * written only on success.
+ * `transfer`: the transfer. `data`: receives a pointer to the bytes. `len`: receives their number, at most a segment's
+ * size, or 32 KiB where segments are smaller. After the last bytes `data` receives NULL and `len` 0. Both are written
+ * on success only.
  *
- * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
- * SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
- * transfer goes on with the next one where the file is still the same. After any of these errors but SHM_CHANNEL_NULL
- * the transfer is over: each further call returns the same error at once, and all that is left is to free it.
+ * Returns SHM_CHANNEL_OK.
  *
- * Ownership: the bytes lie in the shared memory, are valid until the next call with this transfer, and must not be
- * written. The server's process could change them at any time: what must be checked and then used has to be copied
- * first. To pass them on, give them to write(2) or send(2) as they are.
+ * Errors: SHM_CHANNEL_NULL if an argument is NULL. SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE,
+ * SHM_CHANNEL_UNAVAILABLE, SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. After one of
+ * these the transfer is over: each further call returns the same error at once, and only shm_channel_transfer_free is
+ * left. A lost server is waited for; the transfer goes on with the next server if the file is still the same.
+ *
+ * Ownership: the bytes lie in the shared memory. They are valid until the next call with this transfer, and must not
+ * be written. The server's process could change them at any time. So copy what must first be checked and then used. To
+ * pass the bytes on, give them to write(2) or send(2) as they are.
  *
  * Threads: one at a time for each transfer, not always the same.
  *
  * # Safety
- * `transfer` is NULL or what shm_channel_client_open made, and not freed; `data` is NULL or points to memory for a
+ * `transfer` is NULL or what shm_channel_client_open made, and not freed. `data` is NULL or points to memory for a
  * pointer, `len` to memory for a size_t.
  */
 shm_channel_error_t shm_channel_transfer_next(shm_channel_transfer_t *transfer, const void **data, size_t *len);
 
 /**
- * Frees a transfer, at its end or before: then the server stops to send.
+ * Frees a transfer, at its end or before. The server then stops sending.
  *
- * `transfer` is the transfer; NULL does nothing. The bytes that shm_channel_transfer_next gave are valid no more.
+ * `transfer`: the transfer. NULL does nothing.
+ *
+ * Ownership: the bytes that shm_channel_transfer_next gave are no longer valid.
  *
  * Threads: any, once.
  *
@@ -199,28 +209,29 @@ shm_channel_error_t shm_channel_transfer_next(shm_channel_transfer_t *transfer, 
 void shm_channel_transfer_free(shm_channel_transfer_t *transfer);
 
 /**
- * Makes a client. The server need not be there yet: the client's thread connects, and connects again when it was lost.
+ * Makes a client. The server need not be there yet: the client's thread connects, and connects again after a loss.
  *
- * `socket` is the path of the server's command socket, NUL-terminated, or NULL for the default
- * ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `segments` is the number of
- * shared-memory segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle.
- * `segment_size` is their size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is
- * for how many milliseconds an open, or a transfer that has begun, waits for a server that is absent or silent.
- * `client` receives the client; it is written only on success.
+ * `socket`: the path of the server's command socket, NUL-terminated. NULL is the default:
+ * $XDG_RUNTIME_DIR/simplecached.sock, otherwise /tmp/gfproxy-UID/simplecached.sock.
+ * `segments`: the number of shared-memory segments, 1 to SHM_CHANNEL_MAX_SEGMENTS. Each transfer uses one, and more
+ * while others are idle.
+ * `segment_size`: their size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE.
+ * `wait_ms`: how many milliseconds an open, or a transfer that has begun, waits for an absent or silent server.
+ * `client`: receives the client, on success only.
  *
- * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `client` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_SYSTEM.
+ * Returns SHM_CHANNEL_OK. Errors: SHM_CHANNEL_NULL if `client` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_SYSTEM.
  *
  * Ownership: the client is the caller's, to be freed with shm_channel_client_free. `socket` is copied.
  *
  * Threads: any.
  *
- * fork(2): the child may use the client, too, and finds the server by itself: its first call makes it a session,
- * memory and a thread of its own, which may fail with SHM_CHANNEL_SYSTEM. What it does never reaches the parent's, and
- * it frees its copy or leaves it, as it likes. A transfer that was begun before goes on in both. vfork(2) and
- * posix_spawn(3) are no matter.
+ * fork(2): the child may use the client, too. Its first call makes a session, memory and a thread of the child's own,
+ * which may fail with SHM_CHANNEL_SYSTEM. Nothing that the child does reaches the parent's client. The child may free
+ * its copy or leave it. A transfer that was begun before the fork goes on in both processes. vfork(2) and
+ * posix_spawn(3) need no care.
  *
  * # Safety
- * `socket` is NULL or NUL-terminated; `client` is NULL or points to memory for a pointer.
+ * `socket` is NULL or NUL-terminated. `client` is NULL or points to memory for a pointer.
  */
 shm_channel_error_t shm_channel_client_create(const char *socket,
                                               uint32_t segments,
@@ -229,28 +240,28 @@ shm_channel_error_t shm_channel_client_create(const char *socket,
                                               shm_channel_client_t **client);
 
 /**
- * Asks the server for the file behind a key, and waits for its answer.
+ * Asks the server for the file behind a key, and waits for the answer.
  *
- * `client` is the client. `key` are `key_len` bytes of any value, at most SHM_CHANNEL_MAX_KEY; it may be NULL if
- * `key_len` is 0. `transfer` receives the file on its way; it is written only on success.
+ * `client`: the client. `key`: `key_len` bytes of any value, at most SHM_CHANNEL_MAX_KEY; it may be NULL if `key_len`
+ * is
+ * 0. `transfer`: receives the file on its way, on success only.
  *
- * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_KEY_TOO_LONG; SHM_CHANNEL_NOT_FOUND; SHM_CHANNEL_UNREADABLE;
- * SHM_CHANNEL_UNAVAILABLE or SHM_CHANNEL_NO_SEGMENT after the time that the client waits; SHM_CHANNEL_CLOSED if it is
- * freed meanwhile.
+ * Returns SHM_CHANNEL_OK. Errors: SHM_CHANNEL_NULL; SHM_CHANNEL_KEY_TOO_LONG; SHM_CHANNEL_NOT_FOUND;
+ * SHM_CHANNEL_UNREADABLE; SHM_CHANNEL_UNAVAILABLE or SHM_CHANNEL_NO_SEGMENT after the client's `wait_ms`;
+ * SHM_CHANNEL_CLOSED if the client is freed meanwhile.
  *
- * Ownership: the transfer is the caller's, to be freed with shm_channel_transfer_free, before the client is freed or
- * after. `key` is copied.
+ * Ownership: the transfer is the caller's, to be freed with shm_channel_transfer_free, before the client or after it.
+ * `key` is copied.
  *
- * Threads: any number at once with one client. More transfers at a time than there are segments wait for each other,
- * so a thread that keeps one open must not wait for a second where another thread does the same.
+ * Threads: any number at once with one client. If there are more transfers than segments, they wait for each other. So
+ * a thread that keeps one open must not open a second while another thread does the same.
  *
- * pthread_cancel: acts at the beginning of this call, before anything was done, or else after its return. No function
- * of this library is cancelled in between. Asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS) is not for calls
- * of it.
+ * pthread_cancel: acts before this call has done anything, or after its return. No function of this library is
+ * cancelled in between. Do not call the library with asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS).
  *
  * # Safety
- * `client` is NULL or what shm_channel_client_create made, and not freed before this returns; `key` is NULL or points
- * to `key_len` bytes; `transfer` is NULL or points to memory for a pointer.
+ * `client` is NULL or what shm_channel_client_create made, and is not freed before this returns. `key` is NULL or
+ * points to `key_len` bytes. `transfer` is NULL or points to memory for a pointer.
  */
 shm_channel_error_t shm_channel_client_open(const shm_channel_client_t *client,
                                             const char *key,
@@ -258,12 +269,14 @@ shm_channel_error_t shm_channel_client_open(const shm_channel_client_t *client,
                                             shm_channel_transfer_t **transfer);
 
 /**
- * Ends a client's session and its thread, and frees it. Transfers that are still open fail with SHM_CHANNEL_CLOSED,
- * and keep the shared memory mapped until they are freed.
+ * Ends a client's session and its thread, and frees it.
  *
- * `client` is the client; NULL does nothing.
+ * `client`: the client. NULL does nothing.
  *
- * Threads: any, once, when no thread is in shm_channel_client_open with this client; not from a signal handler.
+ * Ownership: transfers that are still open fail with SHM_CHANNEL_CLOSED. They keep the shared memory mapped until they
+ * are freed.
+ *
+ * Threads: any, once, while no thread is in shm_channel_client_open with this client; not in a signal handler.
  *
  * # Safety
  * `client` is NULL or what shm_channel_client_create made, and not freed yet.
@@ -273,23 +286,24 @@ void shm_channel_client_free(shm_channel_client_t *client);
 /**
  * Makes a server and starts it. Clients of the same user, and of root, may connect.
  *
- * `socket` is the path of the command socket, NUL-terminated, or NULL for the default
- * ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `threads` is the number of threads
- * that serve requests, 1 to SHM_CHANNEL_MAX_THREADS: a transfer whose client does not read holds none. `open` gives
- * the files, see shm_channel_open_t; `user` is passed on to it. `server` receives the server; it is written only on
- * success.
+ * `socket`: the path of the command socket, NUL-terminated. NULL is the default: $XDG_RUNTIME_DIR/simplecached.sock,
+ * otherwise /tmp/gfproxy-UID/simplecached.sock.
+ * `threads`: the number of threads that serve requests, 1 to SHM_CHANNEL_MAX_THREADS. A transfer whose client does not
+ * read holds none.
+ * `open`: gives the files, see shm_channel_open_t. `user`: is passed on to `open`; may be NULL.
+ * `server`: receives the server, on success only.
  *
- * Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `open` or `server` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_IN_USE;
- * SHM_CHANNEL_SOCKET; SHM_CHANNEL_SYSTEM.
+ * Returns SHM_CHANNEL_OK. Errors: SHM_CHANNEL_NULL if `open` or `server` is NULL; SHM_CHANNEL_RANGE;
+ * SHM_CHANNEL_IN_USE; SHM_CHANNEL_SOCKET; SHM_CHANNEL_SYSTEM.
  *
- * Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied; `user` stays
+ * Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied. `user` stays
  * the caller's, and must stay valid until the server was freed.
  *
- * Threads: any, after signals were blocked that a thread of the program's takes.
+ * Threads: any. First block the signals that a thread of the program is to take.
  *
  * # Safety
- * `socket` is NULL or NUL-terminated; `open` is NULL or may be called with `user` on any thread until the server was
- * freed, and returns descriptors that nobody else closes; `server` is NULL or points to memory for a pointer.
+ * `socket` is NULL or NUL-terminated. `open` is NULL or may be called with `user` on any thread until the server was
+ * freed, and returns descriptors that nobody else closes. `server` is NULL or points to memory for a pointer.
  */
 shm_channel_error_t shm_channel_server_create(const char *socket,
                                               uint32_t threads,
@@ -298,12 +312,13 @@ shm_channel_error_t shm_channel_server_create(const char *socket,
                                               shm_channel_server_t **server);
 
 /**
- * Stops a server and frees it: transfers end within moments, and go on if another server takes the socket in time;
- * the socket is removed, all threads are joined.
+ * Stops a server and frees it: removes the socket and joins all threads.
  *
- * `server` is the server; NULL does nothing.
+ * `server`: the server. NULL does nothing.
  *
- * Threads: any but the server's own (that is not from the callback), once; not from a signal handler.
+ * Transfers end within moments. They go on if another server takes the socket in time.
+ *
+ * Threads: any but the server's own, so not from the callback; once; not in a signal handler.
  *
  * # Safety
  * `server` is NULL or what shm_channel_server_create made, and not freed yet.

@@ -15,16 +15,19 @@ use gfserver::abi::{GfContext, GfServer, WorkerFunc};
 use gfserver::contexts::{self, Context, Fields, View};
 use gfserver::{self, Instance, WorkerSlot};
 
-/// Makes our gfserver listen on one address instead of all. To be called between gfserver_init and gfserver_serve.
+/// Makes our gfserver listen on one address instead of all. Call it between gfserver_init and gfserver_serve.
 ///
-/// `gfs` is the server. `address` is an IPv4 or IPv6 address as text, NUL-terminated, an IPv6 one with or without
-/// brackets.
+/// `gfs`: the server. `address`: an IPv4 or IPv6 address as NUL-terminated text, an IPv6 one with or without brackets.
 ///
-/// Returns 0; -1 where `gfs` is NULL or belongs to another gfserver than ours, which has no such setting; -2 where
+/// Returns 0 on success. Errors: -1 if `gfs` is NULL or belongs to another gfserver, which has no such setting; -2 if
 /// `address` is NULL or no address.
 ///
+/// Ownership: `address` is copied.
+///
+/// Threads: the one that sets the server up.
+///
 /// # Safety
-/// `gfs` is NULL or a server that gfserver_init was called with; `address` is NULL or a C string.
+/// `gfs` is NULL or a server that gfserver_init was called with. `address` is NULL or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gfproxy_gfserver_listen(gfs: *mut GfServer, address: *const c_char) -> c_int {
     guard(-1, || {
@@ -40,11 +43,13 @@ pub unsafe extern "C" fn gfproxy_gfserver_listen(gfs: *mut GfServer, address: *c
     })
 }
 
-/// Sets how long gfserver_stop lets running handlers go on before it cuts their connections: 5000 ms by default.
+/// Sets how long gfserver_stop lets running handlers go on before it cuts their connections.
 ///
-/// `gfs` is the server. `milliseconds` is the limit; 0 cuts at once.
+/// `gfs`: the server. `milliseconds`: the limit, 5000 by default; 0 cuts at once.
 ///
-/// Returns 0, or -1 where `gfs` is NULL or belongs to another gfserver than ours. May be called at any time.
+/// Returns 0 on success. Errors: -1 if `gfs` is NULL or belongs to another gfserver.
+///
+/// Threads: any, at any time.
 ///
 /// # Safety
 /// `gfs` is NULL or a server that gfserver_init was called with.
@@ -198,7 +203,7 @@ pub unsafe extern "C" fn gfproxy_gfserver_send(ctx: *mut GfContext, data: *const
     })
 }
 
-/// The end of a program whose server cannot start, as with the provided one.
+/// Ends a program whose server cannot start, as the provided object does.
 fn die(reason: impl Display) -> ! {
     complain(format_args!("gfserver: {reason}"));
     process::exit(1)
@@ -242,7 +247,7 @@ fn release(fields: &mut Fields) {
     });
 }
 
-/// A running handler's context and its worker's seat.
+/// A running handler's context and its worker's slot.
 ///
 /// # Safety
 /// As for `gfproxy_gfserver_send_header`.

@@ -14,21 +14,22 @@ use base::{LeftOut, Limiter};
 use getfile::Outcome;
 use gfserver::abi::GfContext;
 
-/// Answers a request with a file from an HTTP origin: `path` is appended to the origin's base URL.
+/// Answers a request with a file from an HTTP origin. `path` is appended to the origin's base URL.
 ///
 /// `ctx`: the context that gfserver gave to its worker function. `path`: NUL-terminated. `arg`: the origin's base URL,
-/// NUL-terminated; where it is NULL or no http or https URL, the origin is that of gfproxy_start, or of the environment
-/// variable GFPROXY_ORIGIN. A number below 4096, such as a worker's, counts as NULL; any other `arg` must be a string.
+/// NUL-terminated. If `arg` is NULL, or no http or https URL, the origin is that of gfproxy_start, otherwise that of
+/// the environment variable GFPROXY_ORIGIN. A number below 4096, such as a worker's, counts as NULL.
 ///
-/// Returns the number of bytes of the file that were sent. An HTTP status 404, 410, 401, 403 or 451 is answered with
-/// GF_FILE_NOT_FOUND and returns 0. Any other failure before the first byte returns -1, upon which gfserver answers
-/// GF_ERROR; a failure after it cuts the connection and returns -1, so that the client sees a short file. NULL for
-/// `ctx` or `path` returns -1.
+/// Returns the number of bytes of the file that were sent. For an HTTP status 401, 403, 404, 410 or 451 it sends
+/// GF_FILE_NOT_FOUND and returns 0.
 ///
-/// Threads: any number at once, each with its own context. The thread is not cancelled (pthread_cancel) meanwhile.
+/// Errors: -1. Any other failure before the first byte makes gfserver answer GF_ERROR. A failure after it cuts the
+/// connection, so that the client sees a short file. NULL for `ctx` or `path` is -1, too.
+///
+/// Threads: any number at once, each with its own context. pthread_cancel does not act during the call.
 ///
 /// # Safety
-/// `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this; `arg` is below 4096 or a
+/// `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this. `arg` is below 4096 or a
 /// NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn handle_with_curl(ctx: *mut GfContext, path: *const c_char, arg: *mut c_void) -> libc::ssize_t {
@@ -36,18 +37,24 @@ pub unsafe extern "C" fn handle_with_curl(ctx: *mut GfContext, path: *const c_ch
     unsafe { handle(Route::Origin, ctx, path, arg) }
 }
 
-/// Answers a request with a file from the cache daemon, through shared memory. A file that the daemon does not have is
-/// GF_FILE_NOT_FOUND.
+/// Answers a request with a file from the cache daemon, through shared memory. It connects to the daemon if that has
+/// not been done.
 ///
-/// Connects to the daemon if that has not been done. Where gfproxy_start was not called, the environment variables
-/// GFPROXY_SOCKET, GFPROXY_SEGMENTS, GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_STALL_MS and
-/// GFPROXY_METRICS count, and a GFPROXY_ORIGIN that cannot be used is an error here, too. `arg` is not used: it
-/// may be anything, and is never looked at. A daemon that is
-/// absent or silent is waited for, 10 s unless set otherwise. Parameters, returns, errors and threads otherwise as with
-/// handle_with_curl.
+/// `ctx` and `path`: as with handle_with_curl. `arg`: anything; it is never looked at.
+///
+/// Returns as handle_with_curl. For a file that the daemon does not have it sends GF_FILE_NOT_FOUND and returns 0.
+///
+/// Errors: as with handle_with_curl. An absent or silent daemon is waited for, by default 10000 ms; then the request is
+/// GF_ERROR.
+///
+/// If gfproxy_start was not called, these environment variables count: GFPROXY_SOCKET, GFPROXY_SEGMENTS,
+/// GFPROXY_SEGMENT_SIZE, GFPROXY_CACHE_WAIT_MS, GFPROXY_STALL_MS and GFPROXY_METRICS. A GFPROXY_ORIGIN that cannot be
+/// used is an error here, too.
+///
+/// Threads: as with handle_with_curl.
 ///
 /// # Safety
-/// As with handle_with_curl, but for `arg`.
+/// `ctx` and `path` are NULL or what gfserver gave to the worker function that calls this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn handle_with_cache(
     ctx: *mut GfContext,
@@ -58,9 +65,16 @@ pub unsafe extern "C" fn handle_with_cache(
     unsafe { handle(Route::Cache, ctx, path, arg) }
 }
 
-/// Answers a request with a file from the cache daemon or, where that does not have it, from the origin. A daemon that
-/// is not there has not said that it does not have the file: the request waits for it as with handle_with_cache, then
-/// is GF_ERROR. Parameters, returns, errors and threads as with handle_with_cache and handle_with_curl.
+/// Answers a request with a file from the cache daemon, or from the origin if the daemon does not have it.
+///
+/// `ctx`, `path` and `arg`: as with handle_with_curl.
+///
+/// Returns as handle_with_curl.
+///
+/// Errors: as with handle_with_curl. The origin is asked only after the daemon has said that it does not have the file.
+/// An absent daemon is waited for as with handle_with_cache; then the request is GF_ERROR.
+///
+/// Threads: as with handle_with_curl.
 ///
 /// # Safety
 /// As with handle_with_curl.
@@ -120,7 +134,8 @@ unsafe fn handle(route: Route, ctx: *mut GfContext, path: *const c_char, arg: *m
     }
 }
 
-/// A stop is what the program wants; all else is wrong with its environment, and each request says so.
+/// Logs why a request found no proxy. A stop is what the program wants: a debug line. Any other reason is wrong with
+/// the program's environment: an error, at most once a second.
 fn complain(error: &StartError) {
     static ERRORS: LazyLock<Limiter<()>> = LazyLock::new(|| Limiter::new(module_path!(), 1));
     if matches!(error, StartError::Stopped) {
@@ -130,7 +145,7 @@ fn complain(error: &StartError) {
     }
 }
 
-/// What is smaller is a number, not an address: no process has memory there.
+/// A smaller value is a number, not an address: no process has memory there.
 const LOWEST_ADDRESS: usize = 4096;
 
 /// The worker's argument, if it is a URL.

@@ -13,9 +13,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use base::process::NoCancel;
 use base::standard::settle;
 
-/// Runs the body of an export. A panic must not cross into C, where it would abort the process; the panic hook has told
-/// where and why, and the caller gets `failed`. Nor may a cancellation (pthread_cancel) unwind these frames, which
-/// aborts, too: it waits for the caller's next cancellation point.
+/// Runs the body of an export. A panic must not cross into C, where it would abort the process. The panic hook has
+/// logged where and why, and the caller gets `failed`. A cancellation (pthread_cancel) must not unwind these frames
+/// either, which would abort, too. It waits for the caller's next cancellation point.
 fn guard<T>(failed: T, body: impl FnOnce() -> T) -> T {
     let _no_cancel = NoCancel::new();
     settle();

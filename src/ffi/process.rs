@@ -38,7 +38,9 @@ const _: () = {
     assert!(GFPROXY_MAX_SHARED_SIZE == channel::MAX_AREA);
 };
 
-/// The version of this library, such as "1.2.3": NUL-terminated, never freed.
+/// Returns the version of this library as NUL-terminated text, such as "1.2.3".
+///
+/// Ownership: the library's; it is never freed.
 ///
 /// Threads: any, at any time; also in a signal handler.
 #[unsafe(no_mangle)]
@@ -51,7 +53,7 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
     Err(_) => unreachable!(),
 };
 
-/// How a proxy is set up. Fill it with gfproxy_options_init, then change what you want.
+/// The options of a proxy. Fill them with gfproxy_options_init, then change some.
 #[repr(C)]
 #[allow(non_camel_case_types)]
 pub struct gfproxy_options_t {
@@ -59,44 +61,48 @@ pub struct gfproxy_options_t {
     pub origin: *const c_char,
     /// The path of simplecached's command socket, NUL-terminated, or NULL for the default.
     pub socket: *const c_char,
-    /// How many segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS (32), and GFPROXY_MAX_SHARED_SIZE bytes
-    /// together at most.
+    /// The number of segments to share with simplecached: 1 to GFPROXY_MAX_SEGMENTS, 32 by default. All of them
+    /// together have at most GFPROXY_MAX_SHARED_SIZE bytes.
     pub segments: u32,
-    /// The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE (1048576).
+    /// The bytes of a segment: GFPROXY_MIN_SEGMENT_SIZE to GFPROXY_MAX_SEGMENT_SIZE, 1048576 by default.
     pub segment_size: u32,
-    /// For how many milliseconds a request waits for an absent or silent simplecached (10000).
+    /// How many milliseconds a request waits for an absent or silent simplecached: 10000 by default.
     pub cache_wait_ms: u32,
-    /// After how many milliseconds in which it takes no byte a client is dropped: 1 or more (30000).
+    /// A client that takes no byte for this many milliseconds is dropped: 1 or more, 30000 by default.
     pub stall_ms: u32,
-    /// 0: log warnings, 1: also each request, 2: debug, 3: trace (0).
+    /// What is logged: 0 warnings (the default), 1 each request too, 2 debug, 3 trace.
     pub verbosity: i32,
-    /// Whether to connect to simplecached at once (true); else the first handle_with_cache does. Not whether it is
-    /// asked: the handler decides that. handle_with_curl alone needs no simplecached; with the other two each request
-    /// waits cache_wait_ms for one that is not there, and then fails.
+    /// Whether to connect to simplecached at once: true by default. With false the first handle_with_cache connects.
+    /// The handler decides whether simplecached is asked: handle_with_curl never asks it. With the other two handlers
+    /// a request waits cache_wait_ms for an absent simplecached, then fails.
     pub cache: bool,
     /// The address that serves Prometheus metrics over HTTP, "HOST:PORT", NUL-terminated, or NULL for none.
     pub metrics: *const c_char,
 }
 
-/// How a cache daemon is set up. Fill it with gfproxy_cached_options_init, then change what you want.
+/// The options of a cache daemon. Fill them with gfproxy_cached_options_init, then change some.
 #[repr(C)]
 #[allow(non_camel_case_types)]
 pub struct gfproxy_cached_options_t {
-    /// The path of the locals file, NUL-terminated ("locals.txt").
+    /// The path of the locals file, NUL-terminated: "locals.txt" by default.
     pub locals: *const c_char,
     /// The path of the command socket, NUL-terminated, or NULL for the default.
     pub socket: *const c_char,
-    /// Worker threads: 1 to GFPROXY_MAX_THREADS (8).
+    /// The number of worker threads: 1 to GFPROXY_MAX_THREADS, 8 by default.
     pub threads: u32,
-    /// By how many microseconds each lookup is delayed (0).
+    /// The delay of each lookup in microseconds: 0 by default.
     pub delay_us: u32,
-    /// 0: log warnings, 1: also proxies that come and go, 2: debug, 3: trace (0).
+    /// What is logged: 0 warnings (the default), 1 proxies that come and go too, 2 debug, 3 trace.
     pub verbosity: i32,
     /// The address that serves Prometheus metrics over HTTP, "HOST:PORT", NUL-terminated, or NULL for none.
     pub metrics: *const c_char,
 }
 
-/// Sets the defaults. NULL does nothing.
+/// Sets the defaults.
+///
+/// `options`: the options to fill. NULL does nothing.
+///
+/// Threads: any.
 ///
 /// # Safety
 /// `options` is NULL or points to memory for one gfproxy_options_t.
@@ -123,17 +129,18 @@ pub unsafe extern "C" fn gfproxy_options_init(options: *mut gfproxy_options_t) {
     });
 }
 
-/// Whether gfproxy_start would take `url` for the base URL of an origin: http or https, without query and fragment.
+/// Tells whether gfproxy_start would take a URL as the base URL of an origin: http or https, without query and
+/// fragment.
 ///
-/// `url` is NUL-terminated. `reason` is NULL or has room for `size` bytes; where the URL is refused, it gets the
-/// reason, NUL-terminated and cut to that size.
+/// `url`: NUL-terminated. `reason`: NULL, or memory for `size` bytes. It receives the reason for a refusal,
+/// NUL-terminated and cut to that size.
 ///
-/// Returns 0, or -1 if not, also where `url` is NULL.
+/// Returns 0 for a URL that can be used. Errors: -1 for any other, and for NULL.
 ///
-/// Threads: from any.
+/// Threads: any.
 ///
 /// # Safety
-/// `url` is NULL or NUL-terminated; `reason` is NULL or points to `size` bytes.
+/// `url` is NULL or NUL-terminated. `reason` is NULL or points to `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gfproxy_check_origin(url: *const c_char, reason: *mut c_char, size: usize) -> c_int {
     guard(-1, || {
@@ -156,18 +163,23 @@ pub unsafe extern "C" fn gfproxy_check_origin(url: *const c_char, reason: *mut c
     })
 }
 
-/// Starts the proxy that the handlers of this process use: logging (to standard error), SIGPIPE and SIGXFSZ ignored
-/// (unless the program handles them), the origin checked, the channel to simplecached with a thread of its own.
-/// simplecached need not be there yet.
+/// Starts the proxy that the handlers of this process use. simplecached need not be there yet.
 ///
-/// `options` is copied. Returns 0, or -1 after one line on standard error: options out of range, an origin that is no
-/// URL, no memory for the segments, an address for metrics that cannot be had, or a proxy that was started before and
-/// not stopped.
+/// It starts logging to standard error, and ignores SIGPIPE and SIGXFSZ unless the program handles them. It checks the
+/// origin. It sets up the channel to simplecached, which has a thread of its own.
 ///
-/// Threads: from one thread, before the handlers run. The threads that it starts take no signals.
+/// `options`: the options.
+///
+/// Returns 0 on success. Errors: -1 after one line on standard error. Reasons are: `options` is NULL, an option out of
+/// range, an origin that is no URL, no memory for the segments, an address for metrics that cannot be had, a proxy that
+/// was started before and not stopped.
+///
+/// Ownership: `options` and its strings are copied.
+///
+/// Threads: one, before the handlers run. The threads that it starts take no signals.
 ///
 /// # Safety
-/// `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.
+/// `options` is NULL or points to options whose strings are NULL or NUL-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_int {
     guard(-1, || {
@@ -213,25 +225,33 @@ pub unsafe extern "C" fn gfproxy_start(options: *const gfproxy_options_t) -> c_i
     })
 }
 
-/// Makes the handlers refuse requests (gfserver answers GF_ERROR), waits for those that they have begun and for
-/// requests to the origin that nobody waits for any more, and then until the other ends of this process's TCP
-/// connections have confirmed what was sent to them, so that nothing of an answer is lost when the process exits; all
-/// that for `limit_ms` milliseconds at most. Returns how many of the first of these that are not done are left, which
-/// the log tells, too; 0 if no proxy was started.
+/// Refuses new requests and waits until nothing of an answer would be lost by the end of the process.
 ///
-/// Where it is not 0, handlers may still run: then end the process with _exit(2). exit(3) would take down, under their
-/// feet, what libraries such as OpenSSL clean up at the end.
+/// From the call on the handlers refuse requests, and gfserver answers GF_ERROR. The call waits for three things, in
+/// this order:
 ///
-/// Threads: from any but a handler's; not from a signal handler.
+/// 1. Requests that handlers have begun.
+/// 2. Requests to the origin whose last reader has gone.
+/// 3. The clients' systems, until each has acknowledged every byte that was sent over this process's TCP connections.
+///
+/// `limit_ms`: the most milliseconds for all three together.
+///
+/// Returns 0 when all is done, and 0 if no proxy was started. When the time is over, it returns how many are left of
+/// the first of the three that is not done. The log has the number, too. Handlers may then still run: end the process
+/// with _exit(2). exit(3) would clean up libraries such as OpenSSL that the handlers still use.
+///
+/// Threads: any but a handler's; not in a signal handler.
 #[unsafe(no_mangle)]
 pub extern "C" fn gfproxy_drain(limit_ms: u32) -> c_int {
     guard(0, || Proxy::current().map_or(0, |proxy| proxy.drain(ms(limit_ms)) as c_int))
 }
 
-/// Closes the channel to simplecached and joins its thread. Transfers that still run break off, and handlers answer
-/// GF_ERROR until gfproxy_start is called again. What was logged is written. Does nothing if no proxy was started.
+/// Stops the proxy: closes the channel to simplecached and joins its thread.
 ///
-/// Threads: from any but a handler's; not from a signal handler.
+/// Transfers that still run break off. Handlers answer GF_ERROR until gfproxy_start is called again. Everything logged
+/// is written. Without a started proxy it does nothing.
+///
+/// Threads: any but a handler's; not in a signal handler.
 #[unsafe(no_mangle)]
 pub extern "C" fn gfproxy_stop() {
     guard((), || {
@@ -248,12 +268,12 @@ const MOMENT: Duration = Duration::from_millis(250);
 /// The process's daemon.
 static DAEMON: PerProcess<Mutex<Option<Arc<Daemon>>>> = PerProcess::new();
 
-/// A child of fork(2) begins without one: it has none of its parent's threads.
+/// A child of fork(2) begins without a daemon: it has none of its parent's threads.
 fn daemon() -> &'static Mutex<Option<Arc<Daemon>>> {
     DAEMON.get_or(|_| Mutex::default())
 }
 
-/// Stops it at the end of the process.
+/// Stops the daemon at the end of the process.
 fn end_daemon() {
     let daemon = DAEMON.get().and_then(|daemon| daemon.try_lock_for(MOMENT)?.take());
     if let Some(daemon) = daemon {
@@ -261,7 +281,11 @@ fn end_daemon() {
     }
 }
 
-/// Sets the defaults. NULL does nothing.
+/// Sets the defaults.
+///
+/// `options`: the options to fill. NULL does nothing.
+///
+/// Threads: any.
 ///
 /// # Safety
 /// `options` is NULL or points to memory for one gfproxy_cached_options_t.
@@ -287,17 +311,21 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
 /// Starts the cache daemon of this process: loads the locals file, binds the command socket, starts a boss thread and
 /// the workers.
 ///
-/// Where a service manager handed a listening SOCK_SEQPACKET socket over (LISTEN_FDS), that is the command socket. It
-/// is told when the daemon is ready (NOTIFY_SOCKET).
+/// A listening SOCK_SEQPACKET socket that a service manager handed over (LISTEN_FDS) is the command socket. The service
+/// manager is told when the daemon is ready (NOTIFY_SOCKET).
 ///
-/// `options` is copied. Returns 0, or -1 after one line on standard error: a locals file that cannot be read, threads
-/// out of range, a command socket that another daemon serves or that cannot be made, an address for metrics that cannot
-/// be had, a daemon that was started before.
+/// `options`: the options.
 ///
-/// Threads: from one thread. The threads that it starts take no signals.
+/// Returns 0 on success. Errors: -1 after one line on standard error. Reasons are: `options` is NULL, a locals file
+/// that cannot be read, threads out of range, a command socket that another daemon serves or that cannot be made, an
+/// address for metrics that cannot be had, a daemon that was started before.
+///
+/// Ownership: `options` and its strings are copied.
+///
+/// Threads: one. The threads that it starts take no signals.
 ///
 /// # Safety
-/// `options` is NULL (which returns -1) or points to options whose strings are NULL or NUL-terminated.
+/// `options` is NULL or points to options whose strings are NULL or NUL-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gfproxy_cached_start(options: *const gfproxy_cached_options_t) -> c_int {
     guard(-1, || {
@@ -355,11 +383,12 @@ fn start_daemon(config: Config, metrics: Option<String>) -> Result<Arc<Daemon>, 
     Ok(daemon)
 }
 
-/// Loads the locals file again. Transfers that have begun end on the old files. Returns 0, or -1: no daemon was
-/// started, or the file cannot be read or has a line that is no entry. Then the old one stays in force, and the log
-/// says why.
+/// Loads the locals file again. Transfers that have begun end with the old files.
 ///
-/// Threads: from any; not from a signal handler.
+/// Returns 0 on success. Errors: -1 if no daemon was started, if the file cannot be read, or if it has a line that is
+/// no entry. The old table then stays in force, and the log says why.
+///
+/// Threads: any; not in a signal handler.
 #[unsafe(no_mangle)]
 pub extern "C" fn gfproxy_cached_reload() -> c_int {
     guard(-1, || {
@@ -376,10 +405,11 @@ pub extern "C" fn gfproxy_cached_reload() -> c_int {
     })
 }
 
-/// Stops the daemon: transfers end within moments and go on with the next daemon, the command socket is removed, all
-/// threads are joined. Does nothing if no daemon was started.
+/// Stops the daemon: removes the command socket and joins all threads.
 ///
-/// Threads: from any; not from a signal handler.
+/// Transfers end within moments, and go on with the next daemon. Without a started daemon it does nothing.
+///
+/// Threads: any; not in a signal handler.
 #[unsafe(no_mangle)]
 pub extern "C" fn gfproxy_cached_stop() {
     guard((), || {
@@ -391,7 +421,7 @@ pub extern "C" fn gfproxy_cached_stop() {
     });
 }
 
-/// Tells the service manager, if there is one.
+/// Tells the service manager the state, if there is a manager.
 fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         log::warn!("cannot notify the service manager: {error}");

@@ -64,14 +64,14 @@ pub extern "C" fn gfproxy_simplecache_destroy() {
     guard((), || SimpleCache::get().clear());
 }
 
-/// What a function returns that failed with this errno.
+/// Sets errno and returns what C gets for a failure.
 fn failed(errno: Errno) -> c_int {
     errno.set();
     -1
 }
 
-/// The system's number for an error. Of those that are not the system's, EBUSY for a file that others keep busy, and
-/// EINVAL for a path that leads to no regular file.
+/// The system's number for an error. Errors without one: EBUSY for a file that others keep busy, EINVAL for a path that
+/// leads to no regular file.
 fn errno_of(error: &std::io::Error) -> Errno {
     let other = if error.kind() == ErrorKind::ResourceBusy { Errno::EBUSY } else { Errno::EINVAL };
     error.raw_os_error().map_or(other, Errno::from_raw)

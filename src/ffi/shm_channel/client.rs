@@ -35,7 +35,7 @@ const _: () = {
 #[allow(non_camel_case_types)]
 pub struct shm_channel_client_t(Arc<Handle>);
 
-/// What a client and its transfers have in common, in whichever process they are.
+/// What a client and its transfers share, in the process that made the client and in its children.
 pub(super) struct Handle {
     client: PerProcess<Arc<Client>>,
     is_freed: AtomicBool,
@@ -48,7 +48,7 @@ impl Handle {
         handle
     }
 
-    /// The client of this process, which is made if it is a child of fork(2).
+    /// The client of this process. A child of fork(2) makes one of its own.
     pub(super) fn client(&self) -> Result<Arc<Client>, shm_channel_error_t> {
         if self.is_freed.load(Ordering::Acquire) {
             return Err(SHM_CHANNEL_CLOSED);
@@ -69,28 +69,29 @@ impl Handle {
     }
 }
 
-/// Makes a client. The server need not be there yet: the client's thread connects, and connects again when it was lost.
+/// Makes a client. The server need not be there yet: the client's thread connects, and connects again after a loss.
 ///
-/// `socket` is the path of the server's command socket, NUL-terminated, or NULL for the default
-/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `segments` is the number of
-/// shared-memory segments, 1 to SHM_CHANNEL_MAX_SEGMENTS: each transfer uses one, and more while they are idle.
-/// `segment_size` is their size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE. `wait_ms` is
-/// for how many milliseconds an open, or a transfer that has begun, waits for a server that is absent or silent.
-/// `client` receives the client; it is written only on success.
+/// `socket`: the path of the server's command socket, NUL-terminated. NULL is the default:
+/// $XDG_RUNTIME_DIR/simplecached.sock, otherwise /tmp/gfproxy-UID/simplecached.sock.
+/// `segments`: the number of shared-memory segments, 1 to SHM_CHANNEL_MAX_SEGMENTS. Each transfer uses one, and more
+/// while others are idle.
+/// `segment_size`: their size in bytes, SHM_CHANNEL_MIN_SEGMENT_SIZE to SHM_CHANNEL_MAX_SEGMENT_SIZE.
+/// `wait_ms`: how many milliseconds an open, or a transfer that has begun, waits for an absent or silent server.
+/// `client`: receives the client, on success only.
 ///
-/// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `client` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_SYSTEM.
+/// Returns SHM_CHANNEL_OK. Errors: SHM_CHANNEL_NULL if `client` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_SYSTEM.
 ///
 /// Ownership: the client is the caller's, to be freed with shm_channel_client_free. `socket` is copied.
 ///
 /// Threads: any.
 ///
-/// fork(2): the child may use the client, too, and finds the server by itself: its first call makes it a session,
-/// memory and a thread of its own, which may fail with SHM_CHANNEL_SYSTEM. What it does never reaches the parent's, and
-/// it frees its copy or leaves it, as it likes. A transfer that was begun before goes on in both. vfork(2) and
-/// posix_spawn(3) are no matter.
+/// fork(2): the child may use the client, too. Its first call makes a session, memory and a thread of the child's own,
+/// which may fail with SHM_CHANNEL_SYSTEM. Nothing that the child does reaches the parent's client. The child may free
+/// its copy or leave it. A transfer that was begun before the fork goes on in both processes. vfork(2) and
+/// posix_spawn(3) need no care.
 ///
 /// # Safety
-/// `socket` is NULL or NUL-terminated; `client` is NULL or points to memory for a pointer.
+/// `socket` is NULL or NUL-terminated. `client` is NULL or points to memory for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn shm_channel_client_create(
     socket: *const c_char,
@@ -114,28 +115,28 @@ pub unsafe extern "C" fn shm_channel_client_create(
     })
 }
 
-/// Asks the server for the file behind a key, and waits for its answer.
+/// Asks the server for the file behind a key, and waits for the answer.
 ///
-/// `client` is the client. `key` are `key_len` bytes of any value, at most SHM_CHANNEL_MAX_KEY; it may be NULL if
-/// `key_len` is 0. `transfer` receives the file on its way; it is written only on success.
+/// `client`: the client. `key`: `key_len` bytes of any value, at most SHM_CHANNEL_MAX_KEY; it may be NULL if `key_len`
+/// is
+/// 0. `transfer`: receives the file on its way, on success only.
 ///
-/// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_KEY_TOO_LONG; SHM_CHANNEL_NOT_FOUND; SHM_CHANNEL_UNREADABLE;
-/// SHM_CHANNEL_UNAVAILABLE or SHM_CHANNEL_NO_SEGMENT after the time that the client waits; SHM_CHANNEL_CLOSED if it is
-/// freed meanwhile.
+/// Returns SHM_CHANNEL_OK. Errors: SHM_CHANNEL_NULL; SHM_CHANNEL_KEY_TOO_LONG; SHM_CHANNEL_NOT_FOUND;
+/// SHM_CHANNEL_UNREADABLE; SHM_CHANNEL_UNAVAILABLE or SHM_CHANNEL_NO_SEGMENT after the client's `wait_ms`;
+/// SHM_CHANNEL_CLOSED if the client is freed meanwhile.
 ///
-/// Ownership: the transfer is the caller's, to be freed with shm_channel_transfer_free, before the client is freed or
-/// after. `key` is copied.
+/// Ownership: the transfer is the caller's, to be freed with shm_channel_transfer_free, before the client or after it.
+/// `key` is copied.
 ///
-/// Threads: any number at once with one client. More transfers at a time than there are segments wait for each other,
-/// so a thread that keeps one open must not wait for a second where another thread does the same.
+/// Threads: any number at once with one client. If there are more transfers than segments, they wait for each other. So
+/// a thread that keeps one open must not open a second while another thread does the same.
 ///
-/// pthread_cancel: acts at the beginning of this call, before anything was done, or else after its return. No function
-/// of this library is cancelled in between. Asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS) is not for calls
-/// of it.
+/// pthread_cancel: acts before this call has done anything, or after its return. No function of this library is
+/// cancelled in between. Do not call the library with asynchronous cancelability (PTHREAD_CANCEL_ASYNCHRONOUS).
 ///
 /// # Safety
-/// `client` is NULL or what shm_channel_client_create made, and not freed before this returns; `key` is NULL or points
-/// to `key_len` bytes; `transfer` is NULL or points to memory for a pointer.
+/// `client` is NULL or what shm_channel_client_create made, and is not freed before this returns. `key` is NULL or
+/// points to `key_len` bytes. `transfer` is NULL or points to memory for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn shm_channel_client_open(
     client: *const shm_channel_client_t,
@@ -166,12 +167,14 @@ pub unsafe extern "C-unwind" fn shm_channel_client_open(
     })
 }
 
-/// Ends a client's session and its thread, and frees it. Transfers that are still open fail with SHM_CHANNEL_CLOSED,
-/// and keep the shared memory mapped until they are freed.
+/// Ends a client's session and its thread, and frees it.
 ///
-/// `client` is the client; NULL does nothing.
+/// `client`: the client. NULL does nothing.
 ///
-/// Threads: any, once, when no thread is in shm_channel_client_open with this client; not from a signal handler.
+/// Ownership: transfers that are still open fail with SHM_CHANNEL_CLOSED. They keep the shared memory mapped until they
+/// are freed.
+///
+/// Threads: any, once, while no thread is in shm_channel_client_open with this client; not in a signal handler.
 ///
 /// # Safety
 /// `client` is NULL or what shm_channel_client_create made, and not freed yet.

@@ -8,14 +8,14 @@ use super::super::guard;
 use shm_channel::{BindError, ClientError, LayoutError, OpenError, ServerError, TransferError};
 use telemetry::logging;
 
-/// What a function of this library says. The numbers never change their meaning; later versions may add some.
+/// The result of a function of this library. A number never changes its meaning; later versions may add some.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
 pub enum shm_channel_error_t {
     /// Done.
     SHM_CHANNEL_OK = 0,
-    /// An argument is NULL that must not be.
+    /// An argument that must not be NULL is NULL.
     SHM_CHANNEL_NULL = 1,
     /// A number is out of its range: segments, their size, or both together.
     SHM_CHANNEL_RANGE = 2,
@@ -27,9 +27,9 @@ pub enum shm_channel_error_t {
     SHM_CHANNEL_UNREADABLE = 5,
     /// The file changed while it was on its way. What was delivered is the beginning of the old one.
     SHM_CHANNEL_CHANGED = 6,
-    /// No server, or no answer from it, for as long as the client waits.
+    /// No server, or no answer from it, within the time that the client waits.
     SHM_CHANNEL_UNAVAILABLE = 7,
-    /// All segments were in use for as long as the client waits.
+    /// No segment was free within the time that the client waits.
     SHM_CHANNEL_NO_SEGMENT = 8,
     /// The client was freed.
     SHM_CHANNEL_CLOSED = 9,
@@ -62,9 +62,11 @@ const ALL: [(shm_channel_error_t, &CStr); 14] = [
     (SHM_CHANNEL_PANIC, c"a fault of the library"),
 ];
 
-/// The text for an error: a few words in English, without a line break.
+/// Returns the text for an error: a few words in English, without a line break.
 ///
-/// `error` is any number. Returns a NUL-terminated text that is never freed, also for a number that is no error.
+/// `error`: any number. One that is no error has a text, too.
+///
+/// Ownership: the library's; the text is NUL-terminated and never freed.
 ///
 /// Threads: any, at any time; also in a signal handler.
 #[unsafe(no_mangle)]
@@ -73,23 +75,24 @@ pub extern "C" fn shm_channel_strerror(error: c_int) -> *const c_char {
     known.map_or(c"unknown error", |(_, text)| text).as_ptr()
 }
 
-/// Makes this library tell on standard error what it meets, one line each: proxies that break the protocol, servers
-/// that come and go. Without it the library is silent. The environment variable GFPROXY_LOG can ask for more.
+/// Makes this library log to standard error: clients that break the protocol, servers that come and go. Without this
+/// call the library is silent.
 ///
-/// `verbosity` is 0 for warnings, 1 for sessions too, 2 and 3 for people who look for a fault.
+/// `verbosity`: 0 for warnings, 1 for sessions too, 2 and 3 to look for a fault. The environment variable GFPROXY_LOG
+/// can ask for more.
 ///
-/// Threads: once, before the library's other functions.
+/// Threads: one, once, before the library's other functions.
 #[unsafe(no_mangle)]
 pub extern "C" fn shm_channel_log_start(verbosity: c_int) {
     guard((), || logging::start(verbosity));
 }
 
-/// Runs the body of an export that says what went wrong.
+/// Runs the body of an export that returns an error code.
 pub(super) fn status(body: impl FnOnce() -> Result<(), shm_channel_error_t>) -> shm_channel_error_t {
     guard(SHM_CHANNEL_PANIC, || body().err().unwrap_or(SHM_CHANNEL_OK))
 }
 
-/// Leaves the system's reason where C looks for it.
+/// Leaves the system's reason in errno, and returns `code`.
 fn system(code: shm_channel_error_t, reason: &std::io::Error) -> shm_channel_error_t {
     nix::errno::Errno::set_raw(reason.raw_os_error().unwrap_or(0));
     code

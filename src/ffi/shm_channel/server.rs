@@ -15,19 +15,22 @@ use shm_channel::{MAX_KEY, OpenFile, Server, ServerConfig, Store, StoreError};
 /// The most threads of a server.
 pub const SHM_CHANNEL_MAX_THREADS: u32 = 1024;
 
-/// Gives the file behind a key: its descriptor, open for reading.
+/// Gives the file behind a key: a descriptor that is open for reading.
 ///
-/// `key` are `key_len` bytes, which may have NULs among them, and a NUL after them. `user` is what the server was
-/// created with.
+/// `key`: `key_len` bytes, which may have NULs among them, and a NUL after them. `user`: what the server was created
+/// with.
 ///
-/// Returns a descriptor of a regular file, or a negative errno: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP
-/// and -ENAMETOOLONG the client sees SHM_CHANNEL_NOT_FOUND, for any other SHM_CHANNEL_UNREADABLE, as for a descriptor
-/// of anything but a regular file, or of one that is written all the time. A file that was written within the last 10
-/// ms (2 s if its time is of whole seconds) keeps the thread until that time is over, so that a later write shows.
+/// Returns a descriptor of a regular file, or a negative errno.
 ///
-/// Ownership: the descriptor is the server's from then on, and closed by it. The key is valid until the return.
+/// Errors: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP and -ENAMETOOLONG the client sees
+/// SHM_CHANNEL_NOT_FOUND. For any other it sees SHM_CHANNEL_UNREADABLE. So it does for a descriptor of anything but a
+/// regular file, and of a file that is written all the time. A file that was written within the last 10 ms (2 s if its
+/// time has whole seconds) keeps the thread until that time is over, so that a later write shows.
 ///
-/// Threads: called by all of the server's, several at once. It must return: by no longjmp, exception or cancellation.
+/// Ownership: the server owns the descriptor and closes it. The key is valid until the return.
+///
+/// Threads: all of the server's, several at once. The callback must return: it must not leave by longjmp, an exception
+/// or cancellation.
 #[allow(non_camel_case_types)]
 pub type shm_channel_open_t =
     Option<unsafe extern "C" fn(key: *const c_char, key_len: usize, user: *mut c_void) -> c_int>;
@@ -38,23 +41,24 @@ pub struct shm_channel_server_t(#[allow(dead_code, reason = "owned, and stopped 
 
 /// Makes a server and starts it. Clients of the same user, and of root, may connect.
 ///
-/// `socket` is the path of the command socket, NUL-terminated, or NULL for the default
-/// ($XDG_RUNTIME_DIR/simplecached.sock, else /tmp/gfproxy-UID/simplecached.sock). `threads` is the number of threads
-/// that serve requests, 1 to SHM_CHANNEL_MAX_THREADS: a transfer whose client does not read holds none. `open` gives
-/// the files, see shm_channel_open_t; `user` is passed on to it. `server` receives the server; it is written only on
-/// success.
+/// `socket`: the path of the command socket, NUL-terminated. NULL is the default: $XDG_RUNTIME_DIR/simplecached.sock,
+/// otherwise /tmp/gfproxy-UID/simplecached.sock.
+/// `threads`: the number of threads that serve requests, 1 to SHM_CHANNEL_MAX_THREADS. A transfer whose client does not
+/// read holds none.
+/// `open`: gives the files, see shm_channel_open_t. `user`: is passed on to `open`; may be NULL.
+/// `server`: receives the server, on success only.
 ///
-/// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL if `open` or `server` is NULL; SHM_CHANNEL_RANGE; SHM_CHANNEL_IN_USE;
-/// SHM_CHANNEL_SOCKET; SHM_CHANNEL_SYSTEM.
+/// Returns SHM_CHANNEL_OK. Errors: SHM_CHANNEL_NULL if `open` or `server` is NULL; SHM_CHANNEL_RANGE;
+/// SHM_CHANNEL_IN_USE; SHM_CHANNEL_SOCKET; SHM_CHANNEL_SYSTEM.
 ///
-/// Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied; `user` stays
+/// Ownership: the server is the caller's, to be freed with shm_channel_server_free. `socket` is copied. `user` stays
 /// the caller's, and must stay valid until the server was freed.
 ///
-/// Threads: any, after signals were blocked that a thread of the program's takes.
+/// Threads: any. First block the signals that a thread of the program is to take.
 ///
 /// # Safety
-/// `socket` is NULL or NUL-terminated; `open` is NULL or may be called with `user` on any thread until the server was
-/// freed, and returns descriptors that nobody else closes; `server` is NULL or points to memory for a pointer.
+/// `socket` is NULL or NUL-terminated. `open` is NULL or may be called with `user` on any thread until the server was
+/// freed, and returns descriptors that nobody else closes. `server` is NULL or points to memory for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn shm_channel_server_create(
     socket: *const c_char,
@@ -78,12 +82,13 @@ pub unsafe extern "C" fn shm_channel_server_create(
     })
 }
 
-/// Stops a server and frees it: transfers end within moments, and go on if another server takes the socket in time;
-/// the socket is removed, all threads are joined.
+/// Stops a server and frees it: removes the socket and joins all threads.
 ///
-/// `server` is the server; NULL does nothing.
+/// `server`: the server. NULL does nothing.
 ///
-/// Threads: any but the server's own (that is not from the callback), once; not from a signal handler.
+/// Transfers end within moments. They go on if another server takes the socket in time.
+///
+/// Threads: any but the server's own, so not from the callback; once; not in a signal handler.
 ///
 /// # Safety
 /// `server` is NULL or what shm_channel_server_create made, and not freed yet.

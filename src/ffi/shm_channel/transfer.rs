@@ -11,7 +11,7 @@ use super::error::shm_channel_error_t::{self, SHM_CHANNEL_NULL};
 use super::error::status;
 use shm_channel::{Client, Transfer};
 
-/// What a transfer borrows: so C may free the client first, and need not keep the key.
+/// What a transfer borrows. With it C may free the client first, and need not keep the key.
 struct Origin {
     handle: Arc<Handle>,
     client: Arc<Client>,
@@ -49,9 +49,9 @@ impl shm_channel_transfer_t {
     }
 }
 
-/// The length of the file.
+/// Returns the length of the file in bytes.
 ///
-/// `transfer` is the transfer. Returns the number of bytes; 0 for NULL.
+/// `transfer`: the transfer. For NULL it returns 0.
 ///
 /// Threads: one at a time for each transfer.
 ///
@@ -67,23 +67,25 @@ pub unsafe extern "C" fn shm_channel_transfer_length(transfer: *const shm_channe
 
 /// Waits for the next bytes of the file.
 ///
-/// `transfer` is the transfer. `data` receives a pointer to the bytes, and `len` their number: at most a segment's, or
-/// 32 KiB where segments are smaller. After the last bytes of the file, `data` receives NULL and `len` 0. Both are
-/// written only on success.
+/// `transfer`: the transfer. `data`: receives a pointer to the bytes. `len`: receives their number, at most a segment's
+/// size, or 32 KiB where segments are smaller. After the last bytes `data` receives NULL and `len` 0. Both are written
+/// on success only.
 ///
-/// Returns SHM_CHANNEL_OK; SHM_CHANNEL_NULL; SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE, SHM_CHANNEL_UNAVAILABLE,
-/// SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. A lost server is waited for, and the
-/// transfer goes on with the next one where the file is still the same. After any of these errors but SHM_CHANNEL_NULL
-/// the transfer is over: each further call returns the same error at once, and all that is left is to free it.
+/// Returns SHM_CHANNEL_OK.
 ///
-/// Ownership: the bytes lie in the shared memory, are valid until the next call with this transfer, and must not be
-/// written. The server's process could change them at any time: what must be checked and then used has to be copied
-/// first. To pass them on, give them to write(2) or send(2) as they are.
+/// Errors: SHM_CHANNEL_NULL if an argument is NULL. SHM_CHANNEL_CHANGED, SHM_CHANNEL_UNREADABLE,
+/// SHM_CHANNEL_UNAVAILABLE, SHM_CHANNEL_NO_SEGMENT or SHM_CHANNEL_CLOSED when the transfer breaks off. After one of
+/// these the transfer is over: each further call returns the same error at once, and only shm_channel_transfer_free is
+/// left. A lost server is waited for; the transfer goes on with the next server if the file is still the same.
+///
+/// Ownership: the bytes lie in the shared memory. They are valid until the next call with this transfer, and must not
+/// be written. The server's process could change them at any time. So copy what must first be checked and then used. To
+/// pass the bytes on, give them to write(2) or send(2) as they are.
 ///
 /// Threads: one at a time for each transfer, not always the same.
 ///
 /// # Safety
-/// `transfer` is NULL or what shm_channel_client_open made, and not freed; `data` is NULL or points to memory for a
+/// `transfer` is NULL or what shm_channel_client_open made, and not freed. `data` is NULL or points to memory for a
 /// pointer, `len` to memory for a size_t.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn shm_channel_transfer_next(
@@ -110,9 +112,11 @@ pub unsafe extern "C" fn shm_channel_transfer_next(
     })
 }
 
-/// Frees a transfer, at its end or before: then the server stops to send.
+/// Frees a transfer, at its end or before. The server then stops sending.
 ///
-/// `transfer` is the transfer; NULL does nothing. The bytes that shm_channel_transfer_next gave are valid no more.
+/// `transfer`: the transfer. NULL does nothing.
+///
+/// Ownership: the bytes that shm_channel_transfer_next gave are no longer valid.
 ///
 /// Threads: any, once.
 ///
