@@ -50,9 +50,9 @@ impl Drain {
         state.in_flight == 0
     }
 
-    /// Refuses requests from now on and waits for those in flight, for requests to the origin whose last reader has
-    /// left, then until the clients have what was sent to them. Returns how many of the first kind that is not done are
-    /// left at the end of `limit`.
+    /// Refuses requests from now on and waits for three things in turn: the requests in flight, requests to the origin
+    /// whose last reader has left, and the acknowledgement of what was sent to clients. At the end of `limit` it
+    /// returns how many are left of the first of these that is not done; 0 if all is done.
     pub(super) fn drain(&self, limit: Duration) -> usize {
         let deadline = Instant::now() + limit;
         let in_flight = {

@@ -1,8 +1,8 @@
-//! What a child of fork(2) must not have in common with its parent: threads are not copied, locks are as they were
-//! just then, descriptors and shared memory are the same ones.
+//! What a child of fork(2) must not share with its parent. Threads are not copied. Locks are as they were at that
+//! moment. Descriptors and shared memory are the same ones.
 //!
-//! So a child leaves what it inherited alone, for ever, and makes its own when it first needs it. It knows by its
-//! [`generation`] what it inherited.
+//! So a child never uses what it inherited, and makes its own when it first needs it. Its [`generation`] tells what it
+//! inherited.
 
 use std::convert::Infallible;
 use std::mem::{ManuallyDrop, size_of};

@@ -1,4 +1,4 @@
-//! What somebody else can cause at will is told of as a few lines: a flood of faults is no flood of the log.
+//! A limit for log lines that somebody else can cause at will: a flood of faults becomes a few lines.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 /// After as many lines as may come at once, there is one for each of these.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// So many causes are told apart. Those beyond it, while none of the others has been quiet, share one allowance.
+/// The most causes that have an allowance of their own. Further ones share one, until an earlier cause was quiet.
 const MANY: usize = 256;
 
 /// How much may still be told.

@@ -66,9 +66,9 @@ pub fn is_cancellable() -> bool {
     NoCancel::new().0 != PTHREAD_CANCEL_DISABLE
 }
 
-/// Makes a write to a client that left an error (EPIPE) instead of a signal that ends the process, and so a file that
-/// would be larger than `ulimit -f` allows (EFBIG), unless the program has a handler of its own. The provided gfserver
-/// writes with plain write(2), in threads that block no signals.
+/// Turns two signals that end the process into errors: a write to a client that left (EPIPE), and to a file that would
+/// be larger than `ulimit -f` allows (EFBIG). A handler of the program's own stays. The provided gfserver writes with
+/// plain write(2), in threads that block no signals.
 pub fn ignore_write_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,8 +1,8 @@
-//! Descriptors 0 to 2. A program that is started without them, or closes them, gets them for what it opens next, and
-//! what is meant for standard error then goes there: into a client's connection, say.
+//! Descriptors 0 to 2. A program that is started without them, or closes them, gets their numbers for the files that it
+//! opens next. Lines for standard error would then go there, for example into a client's connection.
 //!
-//! So where one of them is closed, /dev/null takes its place. Nothing of ours is ever one of them, also where the
-//! program closes them later. And a line is written only to what is standard error for all that can be known.
+//! So /dev/null takes the place of a closed one. No descriptor of this library is ever one of them, even if the program
+//! closes them later. A line is written only to a descriptor that is standard error as far as that can be known.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -34,7 +34,7 @@ pub trait Reply {
 /// How a handler ended. The C boundary turns it into what keeps a client from a corrupt file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A whole file, of so many bytes, was sent.
+    /// A whole file of this many bytes was sent.
     Sent(u64),
     /// There is no such file (or no access). Nothing was sent yet.
     NotFound,

@@ -46,7 +46,7 @@ pub(super) struct Core {
     /// Wakes the maintenance loop.
     pub(super) maintenance_bell: Private<EventFd>,
     pub(super) idle: Mutex<Idle>,
-    /// So many connections may be parked: the rest of the descriptors is for the program.
+    /// The most connections that may be parked. The rest of the descriptors is for the program.
     ceiling: usize,
     pub(super) slots: Arc<[WorkerSlot]>,
     ending: AtomicBool,
@@ -56,7 +56,7 @@ pub(super) struct Core {
     pub(super) accept_paused: AtomicBool,
     /// The workers that have not left yet.
     pub(super) workers: AtomicUsize,
-    /// Of bad clients: one line a second, whoever they are.
+    /// Log lines about bad clients: one a second for all of them.
     complaints: Limiter<()>,
 }
 
@@ -145,8 +145,8 @@ impl Core {
         }
     }
 
-    /// Lets the next connection wake a worker. Whoever got [`Event::Connections`] calls it before anything that may
-    /// take long, so that connections behind the first one find a worker that is free.
+    /// Lets the next connection wake a worker. The worker that got [`Event::Connections`] calls it before anything that
+    /// may take long. So connections behind the first one find a free worker.
     pub(super) fn rearm_listener(&self) {
         if !self.is_ending() && !self.accept_paused.load(Ordering::Acquire) {
             let result = self.epoll.modify(&self.listener, &mut listener_event());
@@ -276,8 +276,8 @@ fn ring(bell: &EventFd) {
     let _ = bell.write(1);
 }
 
-/// How many connections may be parked where a process may have `descriptors`. What handlers open, and what the program
-/// has besides (64 are the channel's witnesses), is left free: 16 for each worker and 128, but never more than half.
+/// How many connections may be parked where a process may have `descriptors`. The others are left free for handlers and
+/// for the program: 16 for each worker and 128, but never more than half.
 fn ceiling(descriptors: usize, workers: usize) -> usize {
     descriptors - (128 + 16 * workers).min(descriptors / 2)
 }

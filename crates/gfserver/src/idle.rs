@@ -11,7 +11,7 @@ use slab::Slab;
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client may take to hang up after its answer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
-/// Of so many connections it is asked whether they are idle, when one must go.
+/// When one connection must go, at most this many are asked whether they are idle.
 const LOOKED_AT: usize = 64;
 
 /// A client's connection.

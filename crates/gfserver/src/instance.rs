@@ -1,4 +1,4 @@
-//! What `gfserver_init` makes and `gfserver_serve` runs: the settings, the workers' seats, and the state from start to
+//! What `gfserver_init` makes and `gfserver_serve` runs: the settings, the workers' slots, and the state from start to
 //! stop.
 
 use std::net::IpAddr;
@@ -84,7 +84,7 @@ impl Instance {
         }
     }
 
-    /// The seat of a worker.
+    /// The slot of a worker.
     pub fn slot(&self, index: usize) -> Option<&WorkerSlot> {
         self.slots.get(index)
     }
@@ -147,15 +147,15 @@ impl Instance {
         ![0, generation()].contains(&self.serves_in.load(Ordering::Acquire))
     }
 
-    /// The server is gone: whoever is in [`Self::stop`] may return.
+    /// The server is gone: threads in [`Self::stop`] may return.
     pub fn conclude(&self) {
         *self.state.lock() = State::Stopped;
         self.stopped.notify_all();
     }
 
     /// `gfserver_stop`. Returns when every worker has been joined; false where the instance never served. On a worker's
-    /// own thread it returns at once, and on the thread that is in `gfserver_serve` (a signal handler) it does what
-    /// that thread would have done.
+    /// own thread it returns at once. In a signal handler on the thread that is in `gfserver_serve`, it does that
+    /// thread's part of the end.
     pub fn stop(&self) -> bool {
         if self.is_parents() {
             return true;

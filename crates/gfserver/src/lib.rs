@@ -1,10 +1,9 @@
 //! Our own GETFILE server, for programs that bring no gfserver.o. `docs/reference/gfserver.md` has the wire and the
 //! life of a connection, `docs/decisions/` the reasons and the figures.
 //!
-//! All workers share one epoll and do the same work: whoever finds a connection accepts it, whoever finds its request
-//! complete calls the handler. So a request passes from the wire to the handler without a hand-off between threads,
-//! and a connection that makes its server wait, for the rest of a request or for the client's hang-up, lies parked in
-//! the epoll and holds no thread.
+//! All workers share one epoll and do the same work. The worker that finds a connection accepts it. The worker that
+//! finds a request complete calls the handler. So no request is handed from one thread to another. A connection that
+//! waits, for the rest of a request or for the client's hang-up, lies parked in the epoll and holds no thread.
 //!
 //! - `abi`: the layout of the two structs of gfserver.h.
 //! - `contexts`: the calls of the program's handler.
@@ -12,7 +11,7 @@
 //! - `core`: what a serving instance shares: listener, epoll, parked connections, the end.
 //! - `slot`: what one worker shares with others.
 //! - `worker`: one worker thread.
-//! - `worker_limit`: how many workers are up and about.
+//! - `worker_limit`: how many workers are on duty.
 //! - `maintenance`: deadlines and the end, on the thread that called `gfserver_serve`.
 //! - `idle`: idle connections and their deadlines.
 //! - `answer`: what may still be sent in answer to a request, and how the connection ends.

@@ -101,7 +101,7 @@ impl Core {
         }
     }
 
-    /// Sleeps until `deadline`, if there is one, a ring of the house bell or a signal.
+    /// Sleeps until `deadline`, if there is one, a ring of the maintenance bell or a signal.
     fn sleep(&self, deadline: Option<Instant>, signals: SigSet) {
         let timeout = deadline.map(time_until);
         let mut bell = [PollFd::new(self.maintenance_bell.as_fd(), PollFlags::POLLIN)];

@@ -126,8 +126,9 @@ pub fn has_bytes(socket: &OwnedFd) -> bool {
     socket::recv(socket.as_raw_fd(), &mut [0], flags).is_ok_and(|count| count > 0)
 }
 
-/// Confirms what has arrived at once, and what arrives next. Otherwise the kernel waits up to 40 ms for an answer that
-/// the confirmation could go with, while a client with Nagle's algorithm waits for it with the rest of its request.
+/// Acknowledges at once what has arrived, and what arrives next. Otherwise the kernel waits up to 40 ms for an answer
+/// that could carry the acknowledgement. A client with Nagle's algorithm keeps the rest of its request back for that
+/// time.
 pub fn confirm(socket: &OwnedFd) {
     // A failure costs the client those 40 ms.
     let _ = set_quick_ack(socket, true);
@@ -177,7 +178,7 @@ pub fn half_close(socket: &OwnedFd) {
     let _ = socket::shutdown(socket.as_raw_fd(), Shutdown::Write);
 }
 
-/// Ends a connection in both directions, under whoever is reading or writing it.
+/// Ends a connection in both directions, even while another thread reads or writes it.
 pub fn cut(socket: RawFd) {
     let _ = socket::shutdown(socket, Shutdown::Both);
 }

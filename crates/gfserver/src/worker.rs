@@ -1,4 +1,4 @@
-//! A worker thread: accepts, reads, calls the handler, and leaves whatever waits for a client to the epoll.
+//! A worker thread: accepts, reads, and calls the handler. Connections that wait for a client go to the epoll.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::contexts::Context;
 use crate::net;
 use base::process;
 
-/// So many connections a worker accepts before it looks for other events again.
+/// The most connections that a worker accepts before it looks for other events again.
 const BURST: usize = 16;
-/// So many answered connections a worker keeps, in the hope that their clients hang up before they need to be parked.
+/// The most answered connections that a worker keeps. Most of their clients hang up before they need to be parked.
 const MAX_ANSWERED: usize = 4;
 /// How long an idle worker keeps them, in milliseconds.
 const ANSWERED_PATIENCE: u8 = 20;
-/// So many bytes that a client sends behind its request are thrown away at a time.
+/// The most bytes behind a request that are thrown away at a time.
 const DISCARD: usize = 1024;
 
 pub(super) struct Worker {
@@ -157,8 +157,8 @@ impl Worker {
         self.finish(connection);
     }
 
-    /// The answer is sent. Closing now, with bytes of the client unread or on their way, would make the kernel send a
-    /// reset, which can destroy the answer: so the client is told that nothing follows, and hangs up first.
+    /// The answer is sent. A close now, with bytes of the client unread or on their way, would make the kernel send a
+    /// reset, which can destroy the answer. So the server sends its FIN, and the client hangs up first.
     fn finish(&mut self, mut connection: Connection) {
         net::half_close(&connection.socket);
         connection.linger();
@@ -168,7 +168,8 @@ impl Worker {
         }
     }
 
-    /// Closes the answered connections whose clients have hung up, and parks the oldest others but `keep`.
+    /// Closes the answered connections whose clients have hung up. Of the others, parks the oldest until `keep` are
+    /// left.
     fn reap_answered(&mut self, keep: usize) {
         let waiting: Vec<Connection> = self.answered.drain(..).filter_map(unless_hung_up).collect();
         let surplus = waiting.len().saturating_sub(keep);

@@ -1,15 +1,16 @@
 //! How many workers are on duty.
 //!
-//! Every worker that waits in the epoll is one that a connection may wake, and where all processors are busy that is a
-//! context switch for nothing: a worker that is up takes the next connection when it is through with its own. With
-//! eight workers on two processors it is a quarter of the processor time that a small file takes. So only a few workers
-//! are on duty, and the others rest. That would be wrong of handlers that wait, for a disk, an origin or a slow client:
-//! while many workers are in their handlers, the maintenance loop looks now and then whether some of them sleep there,
-//! in the call that they were in at its last look. It takes those off duty, which calls others in, and for a while
-//! every call counts as one that waits. A short sleep is none: a handler that asks another process has one in every
-//! call. But where many are in their handlers all the time and a processor is idle nevertheless, they wait for
-//! something else than each other, however shortly: then more of them are called in, too.
-
+//! A connection may wake every worker that waits in the epoll. Where all processors are busy, that is a context switch
+//! for nothing: a worker that is awake takes the next connection after its own. With eight workers on two processors it
+//! is a quarter of the processor time of a small file. So a few workers are on duty, and the others rest.
+//!
+//! Handlers may wait for a disk, an origin or a slow client. While many workers are in handlers, the maintenance loop
+//! looks at them at intervals. A worker that sleeps in the same call at two looks goes off duty, and another one is
+//! called in. For a while every call then counts as one that waits.
+//!
+//! A short sleep does not count: a handler that asks another process has one in every call. There is one exception.
+//! Many workers may be in handlers all the time while a processor is idle. Then they wait for something else than each
+//! other, however shortly, and more of them are called in.
 use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicIsize, AtomicU32, Ordering};
@@ -19,23 +20,25 @@ use std::time::{Duration, Instant};
 use nix::unistd::gettid;
 use parking_lot::{Condvar, Mutex};
 
-/// How often calls are looked at while many workers are in one: a call that waits is found within twice this time.
+/// The time between two looks at the calls while many workers are in one. A call that waits is found within twice this
+/// time.
 const INTERVAL: Duration = Duration::from_millis(2);
-/// For how long, after one was found waiting, every call is expected to.
+/// How long every call is expected to wait after one was found waiting.
 const EXPECTATION: Duration = Duration::from_millis(50);
-/// For how long the processors are watched, what part of one must be idle, and for how long every call is then expected
-/// to wait.
+/// How long the processors are watched.
 const WINDOW: Duration = Duration::from_millis(100);
+/// A processor that was idle for one in this many parts of the window is idle.
 const IDLE: u32 = 5;
+/// How long every call is expected to wait after that.
 const LONG_EXPECTATION: Duration = Duration::from_secs(1);
 
 pub(super) struct WorkerLimit {
-    /// As many workers are on duty, those aside whose calls wait.
+    /// The most workers on duty. Those in calls that wait do not count.
     enough: isize,
-    /// From so many workers in calls on, the maintenance loop looks at them.
+    /// The number of workers in calls from which on the maintenance loop looks at them.
     many: isize,
-    /// The workers that neither rest nor are in a call that waits. More than enough only until one of them goes to
-    /// rest.
+    /// The workers that neither rest nor are in a call that waits. This is above `enough` only until one of them goes
+    /// to rest.
     on_duty: AtomicIsize,
     /// The workers in calls that are not known to wait.
     in_calls: AtomicIsize,
@@ -50,7 +53,7 @@ pub(super) struct WorkerLimit {
 #[derive(Default)]
 struct Rest {
     resting: usize,
-    /// So many of them have been called in and have not left yet.
+    /// The resting workers that have been called in and have not left yet.
     called: usize,
     ending: bool,
 }
@@ -79,7 +82,7 @@ impl Calls {
         self.thread.load(Ordering::Relaxed) == gettid().as_raw()
     }
 
-    /// Whether the worker sleeps, and does not run or wait for a processor. Where /proc cannot tell, it may.
+    /// Whether the worker sleeps: it neither runs nor waits for a processor. True where /proc cannot tell.
     fn sleeps(&self) -> bool {
         let mut buffer = [0; 64];
         let stat = format!("/proc/self/task/{}/stat", self.thread.load(Ordering::Relaxed));
@@ -173,7 +176,7 @@ impl WorkerLimit {
         }
     }
 
-    /// Sends everybody home.
+    /// Ends the rest of all workers: the server ends.
     pub(super) fn end_rest(&self) {
         self.rest.lock().ending = true;
         self.called_in.notify_all();

@@ -1,8 +1,8 @@
 //! Simultaneous requests for one file become one request to the origin.
 //!
-//! A thread of its own fetches the file into a [`Flight`], from which all that wait for it read, the one that came
-//! first too. So nobody's client can hold up another's. The fetch keeps to the pace of the fastest reader; what slower
-//! ones have still to read is kept in memory up to a window, and beyond that in an unlinked temporary file.
+//! A thread of its own fetches the file into a [`Flight`]. All requests for the file read from the flight, the first
+//! one too. So no client can hold up another. The fetch keeps to the pace of the fastest reader. The bytes that slower
+//! readers still need are kept in memory up to a window, and beyond that in an unlinked temporary file.
 
 #[cfg(test)]
 mod tests;
@@ -66,7 +66,7 @@ impl Origin {
             let fetch = Fetch { origin: Arc::clone(self), path: path.to_owned(), flight: Arc::clone(&reader.flight) };
             match spawn("origin-fetch", move || fetch.run()) {
                 Ok(thread) => note(thread),
-                // Dropped with its closure, the fetch has told whoever else waits.
+                // The fetch was dropped with its closure, which has ended the flight for the other readers.
                 Err(error) => return Outcome::Failed(format!("no thread to fetch with: {error}")),
             }
         }
@@ -280,7 +280,7 @@ impl Sink for FlightWriter<'_> {
         Ok(())
     }
 
-    /// Not told to those who wait: it is this request's affair, which is none of theirs alone.
+    /// Not passed on: a resume concerns the fetch, not one of its readers.
     fn resumed(&mut self) {}
 
     /// Readers that have it all have left, too: then the fetch ends by itself, and its connection can be kept.

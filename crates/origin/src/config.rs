@@ -4,16 +4,16 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The limits of an [`Origin`](super::Origin). A time of zero is no limit, but for the
-/// connect timeout, where it is libcurl's 300 s.
+/// The limits of an [`Origin`](super::Origin). A time of zero is no limit. For the connect timeout, zero is libcurl's
+/// 300 s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// For one connection: name, TCP and TLS.
     pub connect_timeout: Duration,
     /// From the start of an attempt to the first byte of the body, redirects included.
     pub first_byte_timeout: Duration,
-    /// A body that brings fewer than so many bytes a second, over `low_speed_time`, is given up. The time that the
-    /// client takes does not count.
+    /// The bytes a second below which a body is given up, measured over `low_speed_time`. The client's time does not
+    /// count.
     pub low_speed_limit: u64,
     /// See `low_speed_limit`.
     pub low_speed_time: Duration,

@@ -1,5 +1,5 @@
-//! The time limits of a transfer that libcurl cannot hold as we mean them: its low-speed limit would blame the origin
-//! for a client that reads slowly, and it has none for the first byte.
+//! The time limits of a transfer that libcurl does not have as they are needed here. Its low-speed limit would blame
+//! the origin for a client that reads slowly. It has no limit for the first byte.
 
 use std::time::{Duration, Instant};
 

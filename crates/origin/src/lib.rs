@@ -48,7 +48,7 @@ pub enum OriginError {
     /// The base URL cannot be used.
     #[error("the origin {url:?} cannot be used: {reason}")]
     Base {
-        /// As it was given, but for a user name and a password.
+        /// The URL as it was given, without user name and password.
         url: String,
         /// What is wrong with it.
         reason: String,
@@ -84,7 +84,7 @@ pub struct Origin {
     flights: Flights,
 }
 
-/// What may be told of a URL that cannot be used: all but a user name and a password.
+/// A URL without its user name and password, for messages.
 pub fn shown(url: &str) -> String {
     // A "//" elsewhere may be in the password.
     let begin = url.find(':').filter(|&at| url[at..].starts_with("://")).map_or(0, |at| at + 3);
@@ -223,8 +223,8 @@ impl Sink for Client<'_> {
     }
 }
 
-/// Whether a file is known by its name to be compressed. Some origins say the same with `Content-Encoding`; whoever
-/// asks for `a.tar.gz` wants it as it is.
+/// Whether a file's name says that it is compressed. Some origins say the same with `Content-Encoding`. A client that
+/// asks for `a.tar.gz` wants it compressed.
 fn keeps_encoding(path: &[u8]) -> bool {
     const SUFFIXES: [&[u8]; 6] = [b".gz", b".tgz", b".svgz", b".br", b".zst", b".z"];
     SUFFIXES

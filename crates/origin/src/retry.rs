@@ -6,8 +6,8 @@ use super::config::Config;
 
 /// No wait is longer, whatever `retry_within` is; a `Retry-After` beyond it is not waited for.
 const LONGEST: Duration = Duration::from_secs(60);
-/// So much more of the body, or a sixteenth of it if that is less, gives the resumes back. A byte each time must not,
-/// or an origin could hold a worker for long.
+/// The bytes of progress that give the resumes back, or a sixteenth of the body if that is less. A single byte must not
+/// suffice: an origin could hold a worker for long.
 const PROGRESS: u64 = 64 << 10;
 
 /// The attempts of one request.

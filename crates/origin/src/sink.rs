@@ -2,7 +2,7 @@
 
 use getfile::ClientGone;
 
-/// Where the file goes: its length, then exactly so many bytes.
+/// Where the file goes: its length, then exactly that many bytes.
 pub(super) trait Sink {
     fn header(&mut self, len: u64) -> Result<(), ClientGone>;
     fn body(&mut self, data: &[u8]) -> Result<(), ClientGone>;

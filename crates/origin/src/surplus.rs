@@ -1,5 +1,5 @@
-//! Origins that send bytes that belong to no answer, as those do that append to a file while they serve it. On a kept
-//! connection such bytes can come at any moment, and just after a request none can tell them from its answer. So
+//! Origins that send bytes that belong to no answer. One that appends to a file while it serves it does that. On a kept
+//! connection such bytes can come at any moment. Just after a request they cannot be told from its answer. So
 //! connections to such an origin are not kept for a while.
 
 use std::time::{Duration, Instant};

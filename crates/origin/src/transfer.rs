@@ -79,7 +79,7 @@ enum Mode {
     Keep(Body),
     /// An empty file.
     Empty,
-    /// A page that is not the file: up to so many more bytes are read.
+    /// A page that is not the file: at most this many more bytes are read.
     Drain(usize),
 }
 
@@ -238,7 +238,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// The same where the rest of a file was asked for. Not asked for again is what the answer rules out.
+    /// The same where the rest of a file was asked for. Only a status that may pass is a reason to ask again.
     fn no_rest(&self) -> End {
         let status = self.head.status;
         let wait = self.head.retry_after().unwrap_or_default();

@@ -44,8 +44,8 @@
 //! # }
 //! ```
 //!
-//! From the bottom up: `layout` and `wire` say where each number is; `arena` maps the memory; `ring` hands chunks over,
-//! and `awake` is how both sides wait for them at first; [`client`] and [`server`] keep sessions. Neither side believes
+//! From the bottom up: `layout` and `wire` say where each number is. `arena` maps the memory. `ring` hands chunks over.
+//! `backoff` yields the processor before a side sleeps. [`client`] and [`server`] keep sessions. Neither side believes
 //! what the other writes: see `ring::Violation`.
 
 pub mod client;

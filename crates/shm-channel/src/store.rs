@@ -20,26 +20,30 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::memory::layout::Validator;
 
-/// The time stamps of files stand still for so long at most: a clock tick, on kernels that have nothing finer.
+/// The longest time that the time stamps of files stand still: a clock tick, on kernels that have nothing finer.
 pub const MTIME_TICK: Duration = Duration::from_millis(10);
 
-/// How often a file is looked at, as a rule, before it counts as written all the time.
+/// The usual number of looks at a file before it counts as written all the time.
 pub const MAX_OPEN_LOOKS: u32 = 10;
 
-/// For so long a segment counts as holding what was read into it. After a change that leaves size and modification time
-/// as they were (a write through a mapping may, and utimensat(2)) it would be the old file for ever.
+/// How long a segment counts as holding what was read into it. Some changes leave size and modification time as they
+/// were: a write through a mapping may, and utimensat(2). Without this limit the segment would be the old file for
+/// ever.
 pub const EXTENT_MAX_AGE: Duration = Duration::from_millis(100);
 
 /// Gives files by key. Called by the worker threads, several at once.
 pub trait Store: Send + Sync {
-    /// The file behind `key`, any bytes, as it is now: the state that it tells of was seen after the call.
+    /// The file behind `key`, any bytes, as it is now: its state must be seen after the call began.
     fn open(&self, key: &[u8]) -> Result<Arc<OpenFile>, StoreError>;
 
-    /// None if clients are to ask for each file each time. With a number they may see for themselves that a file which
-    /// they were given less than a tenth of a second ago is where it was [found](OpenFile::found_at), unchanged, and
-    /// give it out again without asking, until the number is another. The store moves it when keys are to lead to other
-    /// paths. With the answers to come the server tells all clients; of a move without an answer
-    /// [`Server::tell_epoch`](super::Server::tell_epoch) has to tell.
+    /// The generation of what keys lead to. None: clients ask for each file each time.
+    ///
+    /// With a number, a client may see for itself that a file is unchanged where it was [found](OpenFile::found_at). It
+    /// may do so if the file was given to it less than a tenth of a second ago. Then it gives the file out again
+    /// without asking, until the number changes. The store changes the number when keys are to lead to other paths.
+    ///
+    /// The server tells all clients of the new number with its next answers. Where none may follow, call
+    /// [`Server::tell_epoch`](super::Server::tell_epoch).
     fn generation(&self) -> Option<u32> {
         None
     }
@@ -105,7 +109,7 @@ pub struct OpenFile {
     validator: Validator,
     /// The names that it had.
     links: u64,
-    /// Its time of change since it got or lost a name, once that was seen: that is no change of what is in it.
+    /// Its time of change after it got or lost a name, once that was seen. That does not change its content.
     renamed: OnceLock<u64>,
 }
 
@@ -123,7 +127,7 @@ impl OpenFile {
         Self::after(file, Some(path), MAX_OPEN_LOOKS)
     }
 
-    /// The same, with so many looks at most.
+    /// The same, with at most `looks` looks at the file.
     pub fn after(file: File, path: Option<PathBuf>, looks: u32) -> io::Result<Self> {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -202,8 +206,8 @@ impl OpenFile {
     }
 }
 
-/// A file's state, and its names, whose last change is a tick old, waited for over so many looks; over two at most
-/// where a tick is long.
+/// A file's state and number of names, once its last change is a tick old. Takes at most `looks` looks, or two where a
+/// tick is long.
 fn settle(looks: u32, state: impl Fn() -> io::Result<(Validator, u64)>) -> io::Result<(Validator, u64)> {
     for look in 1.. {
         let (state, now) = (state()?, SystemTime::now());

@@ -1,8 +1,8 @@
 //! The connections of a handle, and whether what arrives on a kept one can be the answer to a request.
 //!
-//! Bytes that nobody asked for may wait there, in the kernel or in what TLS has read ahead, or be on their way. Not
-//! every libcurl looks, and none looks everywhere. Taken for an answer, they would be another file, and so would each
-//! later answer of that connection.
+//! Bytes that nobody asked for may wait in the kernel, be on their way, or have been read ahead by TLS. Some versions
+//! of libcurl do not look for them, and none looks everywhere. Taken for an answer they would be another file, and each
+//! later answer of that connection would be wrong, too.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,5 @@
-//! Who may stream: where segments are small, long transfers take turns with a whole ring of segments each. All at once,
-//! each with one segment, both sides would sleep and wake for every chunk.
+//! The permits to stream. Where segments are small, long transfers take turns, each with a whole ring of segments. If
+//! all went on at once, each with one segment, both sides would sleep and wake for every chunk.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub(crate) struct FairSemaphore {
 
 #[derive(Debug)]
 struct State {
-    /// So many more may pass.
+    /// The permits that are left.
     free: usize,
     queue: VecDeque<Arc<Waiter>>,
     closed: bool,
@@ -55,7 +55,7 @@ impl FairSemaphore {
         state.queue.push_back(Arc::clone(&waiter));
         loop {
             let late = waiter.0.wait_until(&mut state, deadline).timed_out();
-            // Whoever gave a pass up has handed it to the first in the queue, and taken that one out.
+            // The thread that gave a permit up has handed it to the first in the queue, and taken that one out.
             let Some(place) = state.queue.iter().position(|other| Arc::ptr_eq(other, &waiter)) else {
                 return Some(Permit(self));
             };

@@ -114,7 +114,7 @@ struct State {
 
 #[derive(Debug)]
 struct Shared {
-    /// That of the process that made it: no other may touch it, but for what never changes.
+    /// That of the process that made it. Another process may only read what never changes.
     generation: u64,
     config: ClientConfig,
     layout: Layout,

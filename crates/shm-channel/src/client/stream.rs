@@ -92,9 +92,9 @@ impl<'a> RecvStream<'a> {
         self.asked.at.elapsed() > SEGMENT_TURN.min(ALL_TURNS / waiters)
     }
 
-    /// Whether a wait for the next chunk begins awake: a small chunk is there sooner than a sleep and a wake would be
-    /// over, and so is a large one while nothing else is going on. Else those who are on their way would come first
-    /// whenever this thread yields.
+    /// Whether a wait for the next chunk begins with yields. A small chunk comes sooner than a sleep and a wake take.
+    /// So does a large one while nothing else is going on. Otherwise other transfers would overtake this thread at each
+    /// yield.
     pub(super) fn yields(&self) -> bool {
         let is_small = self.answered && self.session.arena.segment_size() < SMALL_SEGMENT;
         let pool = &self.session.pool;
@@ -160,7 +160,7 @@ impl<'a> RecvStream<'a> {
 
     /// Gives all segments back; those of a stream that has not ended only once it has.
     pub(super) fn leave(self) {
-        // The permit goes last: whoever gets it is to find the segments.
+        // The permit goes last, so that the next holder finds the segments.
         let Self { session, mut consumer, grants, brought, ended, permit: _pass, .. } = self;
         if session.is_lost() {
             return;

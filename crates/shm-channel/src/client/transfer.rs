@@ -19,7 +19,7 @@ use crate::protocol::wire::MAX_KEY;
 use base::Chunk;
 use request::NoStream;
 
-/// After so long a sleeping transfer looks around by itself: a peer may publish and wake nobody.
+/// A sleeping transfer looks by itself after this time: a peer may publish and wake nobody.
 const LOST_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 const MISFIT: Violation = Violation("a chunk that does not fit the file");
@@ -122,7 +122,7 @@ impl<'a> Transfer<'a> {
                 Step::Lost | Step::TimedOut => return Err(OpenError::Unavailable(shared.absence())),
             }
             transfer.leave();
-            // Nothing was delivered: what this answer said of the file binds the next one to nothing.
+            // Nothing was delivered, so the next answer may be of another version.
             transfer.file = None;
         }
     }
@@ -236,7 +236,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Gives the last `unused` bytes of the chunk and all segments back, for whoever can use them while the caller
+    /// Gives the last `unused` bytes of the chunk and all segments back, for other transfers while the caller
     /// cannot. The next chunk begins with those bytes.
     pub fn put_back(&mut self, unused: usize) {
         assert!(self.current.is_some_and(|chunk| unused <= chunk.len as usize), "more than the chunk is put back");

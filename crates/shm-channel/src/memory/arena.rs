@@ -1,5 +1,5 @@
-//! The shared memory itself: a sealed memfd, mapped by both processes. One of the two files of the channel that hold
-//! `unsafe`; nothing outside sees a pointer but as a [`Chunk`] on its way to a system call.
+//! The shared memory itself: a sealed memfd, mapped by both processes. Outside of this file a pointer to it is only
+//! seen as a [`Chunk`] on its way to a system call.
 #![allow(unsafe_code)]
 
 use std::fs::File;

@@ -129,8 +129,8 @@ pub(crate) struct Producer<'c> {
     untold: u32,
 }
 
-/// A sleeping consumer is woken for so many bytes, or for less if the producer has to wait itself: a wake costs more
-/// than a small chunk. No more, since what waits here is what the client waits for.
+/// The bytes for which a sleeping consumer is woken, since a wake costs more than a small chunk. It is woken for fewer
+/// if the producer must wait itself. The number is small, since the client waits for these bytes.
 const NOTIFY_BYTES: u32 = 32 << 10;
 
 impl<'c> Producer<'c> {
@@ -418,7 +418,7 @@ impl Consumer {
         mine.sleeping.store(0, Ordering::Relaxed);
     }
 
-    /// Gives the segments of polled chunks back to the producer, but for those to `reclaim` (never the head), and wakes
+    /// Gives the segments of polled chunks back to the producer, except those to `reclaim` (never the head), and wakes
     /// the producer if it sleeps and has waited for this.
     pub(crate) fn release(&mut self, control: &Control, run: Run, mut reclaim: impl FnMut(u16) -> bool) {
         for segment in run.segments() {

@@ -6,7 +6,7 @@ use std::{fs, iter};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Why so much memory cannot be had, if that is certain.
+/// Why this much memory cannot be had, if that is certain.
 pub(crate) fn shortage(bytes: u64) -> Option<String> {
     if let Some((limit, file)) = cgroup_limit().filter(|(limit, _)| *limit < bytes) {
         return Some(format!("{} allows {limit} bytes", file.display()));

@@ -17,8 +17,8 @@ use crate::protocol::seqpacket::SeqPacket;
 use base::fork::Private;
 use base::standard::above;
 
-/// An owner that was killed holds the lock until its memory is unmapped. Whoever takes its place without waiting for
-/// its end finds the lock taken for so long at most.
+/// The longest time that a killed owner still holds the lock: until its memory is unmapped. A successor that did not
+/// wait for the owner's end finds the lock taken for that time.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// The longest path that a socket can have: `sun_path` less the final NUL.
@@ -259,7 +259,7 @@ fn remove(path: &Path, mine: FileId) {
     }
 }
 
-/// Whether a live process listens there, whoever has the lock.
+/// Whether a live process listens there, with the lock or without.
 fn is_served(socket: &Path) -> bool {
     match SeqPacket::connect(socket) {
         Ok(_) => true,

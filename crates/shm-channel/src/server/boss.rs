@@ -30,8 +30,9 @@ const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const MAX_PENDING: usize = 64;
 /// How long a paused transfer's file is held for it.
 const PAUSED_FILE_LIMIT: Duration = Duration::from_secs(60);
-/// So many connections are accepted before the boss looks for other events: enough to keep the kernel's queue of
-/// waiting connections short, and fewer than newcomers, so that each has a look at it before a flood could drop it.
+/// The most connections that are accepted before the boss looks for other events. It keeps the kernel's queue of
+/// waiting connections short. It is below the limit of newcomers, so that each is looked at before a flood could drop
+/// it.
 const ACCEPT_BURST: usize = 32;
 /// How often the boss looks for what is overdue, while there is anybody.
 const TICK_MS: u16 = 250;

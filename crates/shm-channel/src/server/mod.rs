@@ -42,7 +42,7 @@ const MAX_SESSIONS: usize = 512;
 /// The most of them in one process: one that opens session after session must leave room for others.
 const MAX_SESSIONS_OF_A_PROCESS: usize = 64;
 
-/// So many lines about one process may come at once: each fault once, a flood of them as a few.
+/// The most log lines about one process at once: each fault once, a flood of them as a few lines.
 const MOST_COMPLAINTS: u32 = 32;
 
 /// How a server is set up.
@@ -113,7 +113,7 @@ impl Shared {
             return;
         }
         let _alone = self.telling.lock();
-        // What a client does not hear of now it will: one that comes later is served later.
+        // A client that comes later needs no word: it is served later, and so with the new generation.
         if let Some(generation) = self.store.generation() {
             self.sessions.read().values().for_each(|session| session.arena.begin_epoch(generation));
             self.generation.store(generation, Ordering::Release);
@@ -124,7 +124,8 @@ impl Shared {
         self.idle.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether the worker that asks is the only one at work. Of one worker nobody knows who else waits for it.
+    /// Whether the calling worker is the only one at work. False where there is one worker in all: others may wait for
+    /// it unseen.
     fn is_quiet(&self) -> bool {
         self.threads > 1 && self.idle.load(Ordering::Relaxed) + 1 >= self.threads
     }

@@ -1,5 +1,5 @@
-//! The socket of a peer, and what comes through it. A close must keep nobody waiting: that of a TCP socket takes as
-//! long as its sender chose (SO_LINGER), and closing a socket closes the descriptors that were never received from it.
+//! The socket of a peer, and what comes through it. A close must keep nobody waiting. That of a TCP socket takes as
+//! long as its sender chose (SO_LINGER). Closing a socket also closes the descriptors that were never received from it.
 
 use std::io;
 use std::ops::Deref;

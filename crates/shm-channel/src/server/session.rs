@@ -16,7 +16,7 @@ use crate::protocol::seqpacket::Process;
 use crate::protocol::wire::Probe;
 use crate::store::OpenFile;
 
-/// A file whose transfers stopped before its end. They go on with it, whatever the store says then.
+/// The file of transfers that were paused. They go on with it, even if the store has another one by then.
 #[derive(Debug)]
 struct Paused {
     file: Arc<OpenFile>,

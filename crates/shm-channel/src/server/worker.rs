@@ -1,5 +1,5 @@
-//! The workers: each waits for requests of all sessions and serves one at a time, from its datagram to the end of its
-//! stream. The kernel's queues are the queue: a request is read by the worker that serves it, without a hand-off.
+//! The workers. Each waits for requests of all sessions and serves one at a time, from its datagram to the end of its
+//! stream. Requests wait in the kernel's queues: the worker that reads one serves it, without a hand-off.
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;

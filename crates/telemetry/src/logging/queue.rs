@@ -11,8 +11,8 @@ use parking_lot::{Condvar, Mutex};
 /// The most bytes that wait to be written. Lines beyond it are dropped and counted.
 const MOST_WAITING: usize = 1 << 20;
 
-/// The most bytes of several lines in one write: a pipe takes so many whole (PIPE_BUF), not mixed with those of another
-/// process.
+/// The most bytes of several lines in one write. A pipe takes this many whole (PIPE_BUF), not mixed with those of
+/// another process.
 const MOST_AT_ONCE: usize = 4096;
 
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl Queue {
         true
     }
 
-    /// The writer's thread. `told` makes the line that tells of so many dropped ones.
+    /// The writer's thread. `told` makes the line that gives the number of dropped ones.
     pub(super) fn write_to(
         &self,
         mut target: impl Write + AsFd,
@@ -156,7 +156,7 @@ fn write_all(target: &mut (impl Write + AsFd), mut bytes: &[u8]) -> u64 {
         match target.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares the terminal may have made it non-blocking.
+            // Another process that shares the terminal may have made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for_room(target),
             // A full disk, or a pipe that nobody reads any more.
             Err(_) => return memchr::memchr_iter(b'\n', bytes).count() as u64,

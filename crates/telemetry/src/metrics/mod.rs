@@ -1,7 +1,7 @@
 //! What is counted, as Prometheus text over HTTP. `docs/reference/metrics.md` lists it.
 //!
-//! Counters on the path of a request are atomics. What other parts count for themselves, or can be looked up, is read
-//! when somebody asks.
+//! Counters on the path of a request are atomics. Values that other parts count, or that can be looked up, are read at
+//! each scrape.
 
 mod http;
 mod process;

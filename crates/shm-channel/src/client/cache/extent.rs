@@ -1,4 +1,4 @@
-//! What segments hold of the files that were read into them, and who may have that.
+//! The extents: what segments still hold of the files that were read into them, and which transfers may have that.
 
 use std::time::Instant;
 
@@ -65,14 +65,14 @@ impl Extent {
 /// Which bytes a transfer wants.
 #[derive(Debug)]
 pub(crate) enum Lookup<'a> {
-    /// The first ones of whatever file the key leads to.
+    /// The first bytes of the file that the key leads to.
     First { key: &'a [u8], asked: RequestStamp },
-    /// Those at a place of a file that the transfer has begun with at that time.
+    /// The bytes at `at` of `file`, with which the transfer began at the time `begun`.
     At { file: Validator, at: u64, begun: Instant },
 }
 
 impl Lookup<'_> {
-    /// Whether a segment holds them.
+    /// Whether the extent has these bytes.
     pub(crate) fn are_in(&self, extent: &Extent) -> bool {
         match self {
             Self::First { key, .. } => extent.begins(key),
@@ -82,7 +82,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Whether that was read late enough for this transfer.
+    /// Whether the extent was read late enough for this transfer.
     pub(crate) fn accept(&self, extent: &Extent) -> bool {
         match self {
             Self::First { asked, .. } => extent.is_worth_an_offer(asked.at) && extent.generation == asked.generation,

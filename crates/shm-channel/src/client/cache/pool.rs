@@ -19,7 +19,8 @@ const REAP_INTERVAL: Duration = Duration::from_millis(5);
 /// Free segments that hold something are remembered up to this number: one look goes through all of them.
 const MAX_CACHED_SEGMENTS: usize = 256;
 
-/// So many transfers may become readers of segments while somebody waits for one, until each has its segment.
+/// While a transfer waits for a segment, at most this many others may become readers of segments, until the first in
+/// the queue has its segment.
 const MAX_BARGED: u32 = 64;
 
 /// A segment that holds something. It is free while it has no readers; none of them may change it.
@@ -140,12 +141,12 @@ impl Pool {
         outcome
     }
 
-    /// Whether just so many segments are not here.
+    /// Whether exactly this many segments are not here.
     pub(crate) fn has_lent_out(&self, count: usize) -> bool {
         self.state.lock().free() + count == self.size
     }
 
-    /// Up to `most` segments to grant to a transfer, if nobody waits; one stays free for whoever comes next.
+    /// Up to `most` segments to grant to a transfer, if nobody waits. One stays free for the next transfer.
     pub(crate) fn borrow(&self, area: &impl Area, most: usize) -> Result<Vec<Consumer>, Violation> {
         let mut state = self.state.lock();
         if !state.queue.is_empty() || state.closed {
@@ -235,7 +236,7 @@ impl Pool {
     /// Segments that are free now, and those in quarantine.
     pub(crate) fn counts(&self, area: &impl Area) -> (usize, usize) {
         let mut state = self.state.lock();
-        // A violation shows again to whoever wants a segment next.
+        // A violation shows again to the next transfer that wants a segment.
         let _ = state.reap(area);
         state.serve_queue();
         (state.free(), state.quarantine.iter().map(|q| 1 + q.grants.len()).sum())
@@ -248,8 +249,8 @@ impl State {
         self.blank.len() + self.cached.len() - self.being_read
     }
 
-    /// A free segment for `key`: one that holds the begin of its file, else a blank one, else the one that was read
-    /// first.
+    /// A free segment for `key`: one that holds the beginning of its file, otherwise a blank one, otherwise the one
+    /// that was read first.
     fn take(&mut self, key: Option<&[u8]>) -> Option<Free> {
         let begins = |extent: &Extent| key.is_some_and(|key| extent.begins(key));
         let newest = self.unread().filter(|(_, extent)| begins(extent)).max_by_key(|(_, extent)| extent.confirmed);
@@ -335,7 +336,7 @@ impl State {
         Ok(())
     }
 
-    /// While there is a quarantine somebody who waits must look after it: the first in the queue. To be called when the
+    /// Wakes the first in the queue, which looks after the quarantine while there is one. To be called when the
     /// quarantine gets its first entry, and when the first in the queue leaves.
     fn wake_first(&self) {
         if !self.quarantine.is_empty()
@@ -350,7 +351,7 @@ impl State {
         while self.free() > 0
             && let Some(waiter) = self.queue.pop_front()
         {
-            // The one used last, as a rule the only one: perhaps with the very file.
+            // The segment used last, usually the only free one. It may hold the wanted file.
             let newest = self.unread().max_by_key(|(_, extent)| extent.confirmed).map(|(at, _)| at);
             let free = match newest {
                 Some(at) => Some(self.take_holding(at)),

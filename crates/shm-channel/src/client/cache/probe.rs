@@ -1,7 +1,7 @@
 //! Where files are found, so that a client sees for itself that one is unchanged, and need not ask.
 //!
-//! stat(2) of a path that the daemon told shows what the daemon would see. What it cannot show, that a key leads to
-//! another path, is told by the generation.
+//! stat(2) of a path that the daemon named shows what the daemon would see. It cannot show that a key leads to another
+//! path. That the generation shows.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,11 +19,11 @@ use crate::memory::layout::Validator;
 use crate::memory::ring::Violation;
 use crate::protocol::wire;
 
-/// So many keys at most.
+/// The most keys with a probe.
 const MAX_PROBES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
-/// A probe that was not called for so long is dropped. Until then it makes way for no other, so that many files do not
-/// push each other out.
+/// A probe that was not called for this time is dropped. Until then it makes way for no other, so that many files do
+/// not push each other out.
 const PROBE_IDLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A key, from the request for its probe on.
@@ -46,7 +46,7 @@ impl Entry {
 #[derive(Debug)]
 struct State {
     keys: LruCache<Box<[u8]>, Entry>,
-    /// Requests for a probe that none has come for, but for some that are long past.
+    /// Requests for a probe without an answer so far. Some that are long past are left out.
     awaited: usize,
 }
 

@@ -17,11 +17,11 @@ use crate::memory::layout::{Layout, Validator};
 use crate::memory::ring::{Area, SMALL_SEGMENT};
 use crate::protocol::wire::{Condition, Get};
 
-/// Transfers with more than so many small segments to come may take turns.
+/// Transfers with more small segments to come than this may take turns.
 const TURNS_ABOVE_SEGMENTS: u64 = 8;
 
-/// After so long a transfer that goes on with what segments hold asks the daemon all the same, which keeps a file that
-/// is parked for thrice as long.
+/// A transfer that goes on from segments alone asks the daemon after this time. The daemon keeps the file of a paused
+/// transfer three times as long.
 pub(super) const ASK_AGAIN_AFTER: Duration = Duration::from_secs(20);
 
 /// Why [`Transfer::request`] made no stream.
@@ -163,7 +163,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Whether so much is left, and segments are so small, that the transfer needs a pass.
+    /// Whether the transfer needs a permit: it has much left, and segments are small.
     pub(super) fn takes_turns(&self) -> bool {
         let segment_size = self.shared.layout.segment_size;
         self.prompt
