@@ -170,9 +170,12 @@ pub unsafe extern "C" fn gfproxy_check_origin(url: *const c_char, reason: *mut c
 ///
 /// `options`: the options.
 ///
-/// Returns 0 on success. Errors: -1 after one line on standard error. Reasons are: `options` is NULL, an option out of
-/// range, an origin that is no URL, no memory for the segments, an address for metrics that cannot be had, a proxy that
-/// was started before and not stopped.
+/// Returns 0 on success. Errors: -1 after one line on standard error, which names the reason:
+/// - `options` is NULL, or an option is out of range.
+/// - The origin is no URL.
+/// - There is no memory for the segments.
+/// - The address for metrics cannot be had.
+/// - A proxy was started before and not stopped.
 ///
 /// Ownership: `options` and its strings are copied.
 ///
@@ -316,9 +319,12 @@ pub unsafe extern "C" fn gfproxy_cached_options_init(options: *mut gfproxy_cache
 ///
 /// `options`: the options.
 ///
-/// Returns 0 on success. Errors: -1 after one line on standard error. Reasons are: `options` is NULL, a locals file
-/// that cannot be read, threads out of range, a command socket that another daemon serves or that cannot be made, an
-/// address for metrics that cannot be had, a daemon that was started before.
+/// Returns 0 on success. Errors: -1 after one line on standard error, which names the reason:
+/// - `options` is NULL, or the number of threads is out of range.
+/// - The locals file cannot be read.
+/// - Another daemon serves the command socket, or the socket cannot be made.
+/// - The address for metrics cannot be had.
+/// - A daemon was started before.
 ///
 /// Ownership: `options` and its strings are copied.
 ///

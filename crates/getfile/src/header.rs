@@ -39,8 +39,8 @@ pub enum HeaderError {
     Length,
 }
 
-/// The statuses as they stand on the wire. A server may end a refusal in a space (and a length of 0) or at once in a
-/// line end, but only a space leads on to the length of a file.
+/// The statuses as they stand on the wire. A server may end a refusal with a space and a length of 0, or at once with a
+/// line end. Only a space leads on to the length of a file.
 const STATUSES: [(&[u8], Status); 3] =
     [(b"OK", Status::Ok), (b"FILE_NOT_FOUND", Status::FileNotFound), (b"ERROR", Status::Error)];
 

@@ -68,8 +68,8 @@ pub struct Context {
     handler: WorkerFunc,
 }
 
-// SAFETY: the array belongs to no thread, and a context is used by the one thread that owns this value (and by those
-// that its handler brings in, for the length of the call).
+// SAFETY: the array belongs to no thread. A context is used by the one thread that owns this value, and during a call
+// by threads that its handler brings in.
 unsafe impl Send for Context {}
 
 impl Context {

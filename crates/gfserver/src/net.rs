@@ -55,9 +55,9 @@ impl Listener {
         Ok(handed::take(|candidate| is_tcp(&candidate))?.map(|socket| Self { socket: Private::new(socket) }))
     }
 
-    /// Lets every connection accepted from now on send without delay (no Nagle), confirm a request together with the
-    /// answer where that follows soon, and give up a send after `limit` without progress. Linux hands the options down
-    /// from the listening socket, which saves calls per connection.
+    /// Sets options for every connection accepted from now on. It sends without delay (no Nagle). It acknowledges a
+    /// request with the answer where that follows soon. It gives up a send after `limit` without progress. Linux hands
+    /// the options down from the listening socket, which saves calls per connection.
     pub fn set_connection_options(&self, limit: Duration) -> nix::Result<()> {
         socket::setsockopt(&*self.socket, sockopt::TcpNoDelay, &true)?;
         set_quick_ack(&self.socket, false)?;

@@ -48,13 +48,13 @@ pub trait Store: Send + Sync {
         None
     }
 
-    /// Gives out the files that are kept open and were not asked for in a while, to be closed by the caller, and says
-    /// when the next one will be due: one whose name is gone keeps its blocks.
+    /// Gives out the open files that were not asked for in a while, for the caller to close: a file without a name
+    /// keeps its blocks while it is open. Also says when the next one will be due.
     fn take_idle(&self, _now: Instant) -> (Vec<Arc<OpenFile>>, Option<Instant>) {
         (Vec::new(), None)
     }
 
-    /// Descriptors have run out: closes files that are kept open in case they are asked for again, where there are any.
+    /// Descriptors have run out: closes files that are open only in case they are asked for again.
     fn close_some(&self) {}
 }
 

@@ -24,8 +24,8 @@ pub const SHM_CHANNEL_MAX_THREADS: u32 = 1024;
 ///
 /// Errors: for -ENOENT, -EACCES, -EPERM, -ENOTDIR, -EISDIR, -ELOOP and -ENAMETOOLONG the client sees
 /// SHM_CHANNEL_NOT_FOUND. For any other it sees SHM_CHANNEL_UNREADABLE. So it does for a descriptor of anything but a
-/// regular file, and of a file that is written all the time. A file that was written within the last 10 ms (2 s if its
-/// time has whole seconds) keeps the thread until that time is over, so that a later write shows.
+/// regular file, and of a file that is written all the time. A file that was written within the last 10 ms keeps
+/// the thread until that time is over, so that a later write shows; 2 s if its time has whole seconds.
 ///
 /// Ownership: the server owns the descriptor and closes it. The key is valid until the return.
 ///

@@ -33,13 +33,13 @@ use fair_semaphore::FairSemaphore;
 use session::{ConnectError, Handshake, Session};
 pub use transfer::Transfer;
 
-/// Who holds a session that no transfer uses: the client's state, and its thread.
+/// The references to a session that no transfer uses: the client's state, and its thread.
 const SESSION_OWNERS: usize = 2;
 
 /// How long to wait between attempts to reach an absent daemon: first, and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_millis(200);
-/// The same while a request waits.
+/// The times between attempts while a request waits: first, and at most.
 const RETRY_ASKED: Duration = Duration::from_millis(20);
 
 /// How many long transfers over small segments stream at a time: each should have a full ring, and one segment besides
@@ -88,8 +88,7 @@ pub struct ClientStats {
     pub sessions: u64,
     /// Transfers that went on after a lost session.
     pub resumed: u64,
-    /// Answers that were given out again without the daemon being asked, since the client saw that the file is
-    /// unchanged.
+    /// Answers that were given out again without a request to the daemon: the client saw that the file is unchanged.
     pub reused: u64,
     /// Whether there is a session now.
     pub connected: bool,
@@ -172,7 +171,7 @@ impl Client {
         if self.shared.is_inherited() { Err(OpenError::Stopped) } else { Transfer::open(&self.shared, key) }
     }
 
-    /// Goes on with a transfer that this process inherited from its parent, where that is.
+    /// Goes on with a transfer that this process inherited from its parent, at the byte that was reached.
     pub fn go_on<'a>(&'a self, key: &'a [u8], inherited: &Transfer<'_>) -> Transfer<'a> {
         Transfer::go_on(&self.shared, key, inherited)
     }

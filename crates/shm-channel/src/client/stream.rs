@@ -152,13 +152,13 @@ impl<'a> RecvStream<'a> {
         waiters > 0 && !had_loans && self.is_older_than_a_turn(waiters)
     }
 
-    /// Gives the segments of a stream that has ended back, and reads on in the one with what is wanted.
+    /// Gives the segments of the ended stream back, and reads on in the one with the wanted bytes.
     pub(super) fn share(self, lookup: &Lookup<'_>) -> Option<ExtentGuard> {
         let Self { session, consumer, grants, brought, .. } = self;
         ExtentGuard::attach_to(session, segments(consumer, grants, brought), lookup)
     }
 
-    /// Gives all segments back; those of a stream that has not ended only once it has.
+    /// Gives all segments back. Those of a stream that has not ended yet follow once it has.
     pub(super) fn leave(self) {
         // The permit goes last, so that the next holder finds the segments.
         let Self { session, mut consumer, grants, brought, ended, permit: _pass, .. } = self;

@@ -127,7 +127,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Goes on with a transfer that was begun in the parent of this process, where that is.
+    /// Goes on with a transfer that was begun in the parent of this process, at the byte that was reached.
     pub(super) fn go_on(shared: &'a Shared, key: &'a [u8], inherited: &Transfer<'_>) -> Self {
         let Transfer { file, at, ref failed, .. } = *inherited;
         let mut transfer = Self::new(shared, key);

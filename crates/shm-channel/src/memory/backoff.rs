@@ -1,9 +1,9 @@
-//! Waiting awake: letting other threads run for a moment, where what is waited for takes less time than a sleep and a
+//! Yields before a sleep: other threads run for a moment, where the awaited event takes less time than a sleep and a
 //! wake.
 //!
-//! A thread that yields beside one with much to do waits for the end of that one's time slice, each time, where one
-//! that slept gets the processor when it is woken. So a yield that takes long is followed by a rest, in which the
-//! thread sleeps as if there were no yields; the rest doubles as long as that goes on.
+//! Beside a thread with much to do, each yield lasts until the end of that thread's time slice. A thread that sleeps
+//! gets the processor when it is woken. So a yield that takes long is followed by a rest, in which the thread sleeps
+//! without yields. The rest doubles with each further long yield.
 
 use std::cell::Cell;
 use std::thread;

@@ -34,11 +34,11 @@ pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"GFSC");
 const CACHE_LINE: u64 = 64;
 const PAGE: u64 = 4096;
 /// Where in a page segment 0 begins. Files begin with a page, and sockets copy to just behind the header of an answer:
-/// half a page is far from both. On some processors (AMD Zen 3) `rep movsb`, with which the kernel copies, is up to 20
+/// half a page is far from both. The kernel copies with `rep movsb`. On some processors (AMD Zen 3) it is up to 20
 /// times slower where the target lies 1 to 31 bytes behind the source, modulo 4096. See docs/protocol.md.
 const SKEW: u64 = PAGE / 2;
 
-/// The first bytes of an area, written by its owner before anyone else sees it, but for the generation, which is the
+/// The first bytes of an area. The owner writes them before anyone else sees the area; only the generation is the
 /// producer's. The sizes are for people with a debugger: those that count come with HELLO and live in private memory.
 #[repr(C, align(64))]
 pub(crate) struct Header {

@@ -221,9 +221,9 @@ impl<'c> Producer<'c> {
         words.changed_ns.store(file.changed_ns, Ordering::Relaxed);
     }
 
-    /// Publishes a run whose segments [`Self::take_free`] and [`Self::take_behind`] gave (or the head and 0 bytes, at
-    /// an end without data), one chunk for each segment, and wakes the consumer if it sleeps and this is worth it.
-    /// `kind` is the last chunk's.
+    /// Publishes a run, one chunk for each segment, and wakes the consumer if it sleeps and this is worth it. The
+    /// segments are those of [`Self::take_free`] and [`Self::take_behind`], or the head with 0 bytes at an end without
+    /// data. `kind` is the last chunk's.
     pub(crate) fn publish(&mut self, run: Run, segment_size: u32, kind: Kind) {
         let mut left = run.len;
         for segment in run.segments() {

@@ -57,7 +57,7 @@ struct State {
     /// How many of those have readers.
     being_read: usize,
     queue: VecDeque<Arc<Waiter>>,
-    /// How many became readers since the first in the queue is that.
+    /// How many became readers since the first in the queue came first.
     barged: u32,
     quarantine: Vec<Quarantined>,
     closed: bool,
@@ -88,8 +88,7 @@ impl Pool {
         Self { size, state: Mutex::new(state), waiting: AtomicU32::new(0) }
     }
 
-    /// A segment, after everybody who asked before; with what it holds, if that is what the file behind `key` begins
-    /// with.
+    /// A segment, in the order of asking. It comes with its extent, if that is the beginning of the file behind `key`.
     pub(crate) fn acquire(&self, area: &impl Area, key: Option<&[u8]>, deadline: Instant) -> Result<Free, NoSegment> {
         let (consumer, extent) = self.acquire_any(area, key, deadline)?;
         Ok((consumer, extent.filter(|extent| key.is_some_and(|key| extent.begins(key)))))
@@ -166,8 +165,8 @@ impl Pool {
         state.serve_queue();
     }
 
-    /// Takes the segments of a stream that has ended back, with what they hold. The caller becomes a reader of what it
-    /// wants, if that is there.
+    /// Takes the segments of an ended stream back, with their extents. The caller becomes a reader of the extent that
+    /// it wants, if one is there.
     pub(crate) fn give_back_cached(
         &self,
         segments: impl IntoIterator<Item = (Consumer, Option<Extent>)>,
@@ -271,8 +270,8 @@ impl State {
         (consumer, Some(extent))
     }
 
-    /// The segment whose content is of the least use: one that was read too long ago, since it is in the processor's
-    /// cache sooner than a blank one; then a blank one; then the one that was read first.
+    /// The segment whose content is of the least use. First choice: one that was read too long ago, which is more
+    /// likely in the processor's cache than a blank one. Then a blank one, then the one that was read first.
     fn take_other(&mut self) -> Option<Consumer> {
         let now = Instant::now();
         if self.oldest().is_some_and(|(_, extent)| !extent.is_worth_an_offer(now)) {
