@@ -77,12 +77,12 @@ extern "C" fn in_child() {
     }
 }
 
-/// A bit for each descriptor that a child is not to keep. Larger numbers it keeps.
+/// A bit for each descriptor that a child closes. It keeps those with larger numbers.
 static PRIVATE: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; _];
 
-/// What owns a descriptor that is closed in a child of fork(3), at once and without more ado: it could keep the peer
-/// from seeing this process's end, a lock from coming free, and an address from being bound again. In the child this
-/// value is dead: dropping it there does nothing, as the number may be another's by then.
+/// The owner of a descriptor that a child of fork(3) closes at once. Kept open there, it could hide this process's end
+/// from the peer, hold a lock, and keep an address from being bound again. In the child this value is dead: a drop does
+/// nothing there, as the number may be another file's by then.
 #[derive(Debug)]
 pub struct Private<T> {
     owner: ManuallyDrop<T>,
@@ -180,8 +180,8 @@ impl<T> PerProcess<T> {
         self.last().filter(|made| made.generation == generation()).map(|made| &made.value)
     }
 
-    /// This process's value, made of what the parent had if need be. Of that `make` may use what never changes, and
-    /// what tells by itself whether it is whole, such as a lock that is tried.
+    /// This process's value. `make` makes it, if there is none, of the parent's value if there is one. Of that it may
+    /// use what never changes, and what shows whether it is whole, such as a lock that is tried.
     pub fn get_or_try<E>(&self, make: impl FnOnce(Option<&T>) -> Result<T, E>) -> Result<&T, E> {
         if let Some(value) = self.get() {
             return Ok(value);

@@ -13,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The most causes that have an allowance of their own. Further ones share one, until an earlier cause was quiet.
 const MANY: usize = 256;
 
-/// How much may still be told.
+/// The lines that may still be logged.
 #[derive(Debug)]
 struct Allowance {
     lines: u32,

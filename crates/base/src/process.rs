@@ -129,7 +129,7 @@ pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 's
     spawned
 }
 
-/// How long what is done at exit(3) may take, with some to spare.
+/// More than the functions that run at exit(3) may take.
 const END: Duration = Duration::from_secs(3);
 
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
@@ -144,7 +144,7 @@ pub fn is_ending() -> bool {
     IS_ENDING.load(Ordering::Relaxed)
 }
 
-/// Keeps this thread from going on, until the process has ended or should have.
+/// Sleeps until the process has ended, or should have.
 pub fn wait_for_end() {
     thread::sleep(END);
 }

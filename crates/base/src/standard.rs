@@ -130,8 +130,8 @@ impl Target {
     }
 }
 
-/// Takes what is descriptor 2 now for standard error: the program is about to be told something. But a socket, or what
-/// a child of it would not have, is one that got the number by chance.
+/// Takes the file behind descriptor 2 for standard error, since logging starts. A socket, or a descriptor that is
+/// closed on exec, is not taken: it got the number by chance.
 pub fn note() {
     fill();
     let stderr = io::stderr();

@@ -235,8 +235,8 @@ fn decimal(text: &[u8]) -> Option<u64> {
     (number <= i64::MAX as u64).then_some(number)
 }
 
-/// Labels that origins put on bytes as they are: what a store was told when it was sent the file (`aws-chunked`), a
-/// charset, a word of MIME.
+/// Labels that origins put on plain bytes: the encoding of an upload to the store (`aws-chunked`), a charset, a word of
+/// MIME.
 const PLAIN: [&str; 10] =
     ["identity", "none", "aws-chunked", "binary", "7bit", "8bit", "utf-8", "utf8", "us-ascii", "iso-8859-1"];
 

@@ -21,7 +21,7 @@ struct State {
 }
 
 impl Surplus {
-    /// Notes that there was some at `now`, and tells of it now and then.
+    /// Notes that there was some at `now`, and logs it once in a while.
     pub(super) fn seen(&self, now: Instant) {
         if let Some(untold) = self.0.lock().admit(now) {
             let more = if untold == 0 { String::new() } else { format!(", and did so {untold} times more") };

@@ -181,7 +181,7 @@ impl OpenFile {
         path.ancestors().chain(real.ancestors()).all(is_local).then_some(path)
     }
 
-    /// Whether its content is what it was in that state.
+    /// Whether the file has the content that it had when it was opened.
     pub fn is_unchanged(&self) -> bool {
         self.file.metadata().is_ok_and(|now| {
             let state = Validator::of(&now);
@@ -189,7 +189,7 @@ impl OpenFile {
         })
     }
 
-    /// Whether it has got or lost a name, once, and that is all: its time of change tells of this, too.
+    /// Whether the only change is one name got or lost. That moves the file's time of change, too.
     fn was_renamed(&self, now: &Validator, links: u64) -> bool {
         if (Validator { changed_ns: self.validator.changed_ns, ..*now }) != self.validator {
             return false;
@@ -262,7 +262,7 @@ impl Drop for OpenFile {
 }
 
 impl Validator {
-    /// The state that stat(2) tells of.
+    /// The state in an answer of stat(2).
     pub fn of(metadata: &std::fs::Metadata) -> Self {
         Self {
             device: metadata.dev(),

@@ -72,7 +72,7 @@ pub(super) struct Call<'a> {
     is_parting: bool,
     /// Whether the request went out in HTTP/2 or later, whatever the answer says of itself.
     pub(super) is_framed: bool,
-    /// Whether the TLS connection of the answer was closed by the other side's word.
+    /// Whether the origin closed the answer's TLS connection with a close_notify.
     pub(super) has_close_notify: bool,
     pub(super) panic: Option<Box<dyn Any + Send>>,
 }
@@ -294,8 +294,8 @@ pub(super) extern "C" fn on_request(
     c_int::from(flow.is_break())
 }
 
-/// Counts the bytes of a body as they are read, before libcurl drops what exceeds the length, and hears the alert with
-/// which a TLS connection is closed: OpenSSL's messages come here, and an alert is the only one of two bytes.
+/// Counts the bytes of a body as they are read, before libcurl drops what exceeds the length. It also sees the alert
+/// with which a TLS connection is closed: OpenSSL's messages come here, and an alert is the only one of two bytes.
 pub(super) extern "C" fn on_debug(
     _: *mut CURL,
     kind: curl_sys::curl_infotype,

@@ -268,7 +268,7 @@ impl Shared {
         }
     }
 
-    /// What to tell of a daemon that did not answer in time.
+    /// The error for a daemon that did not answer in time.
     fn absence(&self) -> Absence {
         let reason = self.state.lock().reason.clone();
         Absence { socket: self.config.socket.clone(), wait: self.config.wait, reason }
@@ -367,8 +367,8 @@ impl Shared {
         !state.stopped
     }
 
-    /// Returns when the daemon has said something or hung up, when a poke made `enough` true, or when it is time. False
-    /// if the system does not let it wait.
+    /// Waits until the daemon has sent something or hung up, a poke made `enough` true, or `patience` is over. False if
+    /// the system does not let it wait.
     fn watch(&self, socket: &SeqPacket, patience: Option<Duration>, enough: impl Fn() -> bool) -> bool {
         while !enough() {
             let mut fds =

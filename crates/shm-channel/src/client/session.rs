@@ -42,8 +42,8 @@ pub(crate) struct Session {
     fault: OnceLock<String>,
 }
 
-/// A connection on which HELLO was said and WELCOME is awaited. It is awaited as long as the connection lives: a daemon
-/// that is stopped would keep the memory of every attempt that was given up.
+/// A connection after HELLO, before WELCOME. The wait for WELCOME lasts as long as the connection: a stopped daemon
+/// would keep the memory of every attempt that was given up.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     pub(crate) socket: SeqPacket,
@@ -59,7 +59,7 @@ pub(crate) enum ConnectError {
     /// Nobody listens, or the listener is busy: later it may be better.
     #[error("{0}")]
     Absent(#[source] io::Error),
-    /// The daemon said why not, or is none of this protocol.
+    /// The daemon refused with a reason, or does not speak this protocol.
     #[error("{0}")]
     Refused(String),
     /// The memory cannot be had.

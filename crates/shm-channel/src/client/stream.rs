@@ -26,7 +26,7 @@ pub(super) struct RecvStream<'a> {
     pub(super) session: Arc<Session>,
     pub(super) consumer: Consumer,
     grants: Vec<Consumer>,
-    /// What the head held when the request was made, and the request told of.
+    /// The head's extent when the request was made, as the request offered it.
     pub(super) offered: Option<Extent>,
     /// It releases no segment before its end.
     pub(super) retains: bool,

@@ -32,7 +32,7 @@ const ATTEMPTS: u32 = 5;
 pub struct Transfer<'a> {
     shared: &'a Shared,
     key: &'a [u8],
-    /// What the first answer told; None until then.
+    /// The file's state in the first answer; None until then.
     file: Option<Validator>,
     /// When it began.
     begun: Instant,

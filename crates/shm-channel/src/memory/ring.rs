@@ -2,7 +2,7 @@
 //!
 //! A *stream* is one answer of the daemon: it begins with a request, carries any number of chunks, and ends with
 //! exactly one chunk whose kind ends it. The ring begins with the segment that the request names (the head); the
-//! consumer may grant further segments while the stream runs and take them back one by one. Chunk k is told of at
+//! consumer may grant further segments while the stream runs and take them back one by one. Chunk k has
 //! descriptor k mod 8.
 //!
 //! SYNC POINTS
@@ -272,14 +272,14 @@ impl<'c> Producer<'c> {
     }
 }
 
-/// Wakes a producer that sleeps on this control block, for the side that shares its process: its session has ended.
+/// Wakes a producer that sleeps on this control block: its session has ended. Called in the producer's process.
 pub(crate) fn wake_producer(control: &Control) {
     futex::wake(&control.consumer.consumed);
 }
 
-/// Ends all sleep of consumers on this control block, for the side that shares their process: its session has ended. A
-/// mere wake could come between a consumer's last look and its sleep, so this moves the word that it sleeps on: the
-/// area is not used again, and no chunk that was published is as far away as this.
+/// Ends all sleep of consumers on this control block: the session has ended. Called in the consumers' process. A mere
+/// wake could come between a consumer's last look and its sleep, so this moves the word that it sleeps on. That is
+/// safe: the area is not used again, and the new value is far from that of any published chunk.
 pub(crate) fn dismiss_consumer(control: &Control) {
     let produced = &control.producer.produced;
     produced.store(produced.load(Ordering::Relaxed).wrapping_add(1 << 31), Ordering::Release);

@@ -118,7 +118,7 @@ impl Boss {
                     id => self.on_peer_exit(id),
                 }
             }
-            // After those that have said HELLO: they are no newcomers any more, of which too many are dropped.
+            // After the HELLOs: a connection that has sent one is no newcomer, of which too many are dropped.
             for _ in 0..ACCEPT_BURST {
                 if !has_waiting || !self.accept() {
                     break;

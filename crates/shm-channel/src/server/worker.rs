@@ -175,7 +175,7 @@ impl SendStream<'_> {
             return Ok(file);
         }
         let opened = open_without_panic(&*self.shared.store, get.key);
-        // Before anybody hears of what it is now.
+        // Before the answer, so that no client has a newer file with an older generation.
         self.shared.tell_epoch();
         let file = opened.map_err(|error| {
             let key = String::from_utf8_lossy(get.key);

@@ -184,7 +184,7 @@ impl Logger {
         self.output.get_or(|_| Output::default())
     }
 
-    /// The line that tells of lines that were dropped.
+    /// The line that reports dropped lines.
     fn dropped(&self, count: u64) -> Vec<u8> {
         let fields = [("dropped", count)];
         let args = format_args!("{count} log lines dropped: standard error did not take them");

@@ -107,7 +107,7 @@ impl Queue {
         }
     }
 
-    /// Counts lines that the target refused, and those that it could not be told of yet.
+    /// Counts lines that the target refused, and dropped lines that no line has reported yet.
     fn note(&self, refused: u64, untold: u64) {
         let mut waiting = self.waiting.lock();
         waiting.lost += refused;

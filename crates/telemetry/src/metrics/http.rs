@@ -48,7 +48,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Serves `metrics` on `address`, `HOST:PORT`; port 0 is any free one, which the log tells.
+    /// Serves `metrics` on `address`, `HOST:PORT`; port 0 is any free one, which the log names.
     pub fn start(address: &str, metrics: Metrics) -> Result<Self, ListenError> {
         let failed = |error| ListenError { address: address.to_owned(), error };
         let listener = listen(address).map_err(failed)?;

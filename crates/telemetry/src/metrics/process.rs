@@ -63,7 +63,7 @@ fn cpu_seconds() -> f64 {
     })
 }
 
-/// Linux tells how long after its own start the process was started, in clock ticks, and how long ago its own was.
+/// When the process was started. Linux gives that in clock ticks since its own start, and the time since then.
 fn start_time() -> u64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();

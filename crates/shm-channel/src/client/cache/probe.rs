@@ -29,7 +29,7 @@ const PROBE_IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// A key, from the request for its probe on.
 #[derive(Debug)]
 struct Entry {
-    /// Where its file is; None until that was told.
+    /// Where its file is; None until the daemon has answered.
     path: Option<Arc<Path>>,
     /// Since when the key leads there.
     generation: u32,
