@@ -9,8 +9,8 @@ pub(super) enum Length {
     #[default]
     Unknown,
     Known(u64),
-    /// Not a number, two that differ, a transfer encoding other than chunked, which was not asked for, or a field that can
-    /// be read in two ways.
+    /// Not a number, two that differ, a transfer encoding other than chunked, which was not asked for, or a field that
+    /// can be read in two ways.
     Malformed,
 }
 

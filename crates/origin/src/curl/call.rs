@@ -33,8 +33,8 @@ pub(crate) trait Receiver {
     fn body(&mut self, data: &[u8]) -> ControlFlow<()>;
     /// The origin sent bytes that belong to no answer. They are dropped, and their connection is not used again.
     fn surplus(&mut self);
-    /// The transfer begins, or begins again over another connection: no head of it counts. Whether connections are to be
-    /// kept.
+    /// The transfer begins, or begins again over another connection: no head of it counts. Whether connections are to
+    /// be kept.
     fn begin(&mut self) -> bool;
     /// Called between reads, and at least about once a second.
     fn tick(&mut self) -> ControlFlow<()>;
