@@ -108,8 +108,12 @@ cargo: | deps-build
 
 UPDATE = cmp -s $(TARGET)/release/$(@F) $@ || cp $(TARGET)/release/$(@F) $@
 
+# Rust has no weak symbols of its own. A program's own handler of the name takes the place of ours.
+WEAK := $(addprefix --weaken-symbol=,handle_with_curl handle_with_cache handle_with_cache_or_curl)
+
 $(LIB): cargo | $(BUILD)
-	@$(UPDATE)
+	@objcopy -D $(WEAK) $(TARGET)/release/$(@F) $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 $(addprefix $(BIN)/,$(RUST_PROGRAMS)): cargo | $(BIN)
 	@$(UPDATE)

@@ -37,6 +37,22 @@ pub unsafe extern "C" fn handle_with_curl(ctx: *mut GfContext, path: *const c_ch
     unsafe { handle(Route::Origin, ctx, path, arg) }
 }
 
+/// handle_with_curl under a name that no program takes: what stands behind handle_with_file in `c/compat.c`.
+///
+/// # Safety
+/// As with handle_with_curl.
+///
+/// cbindgen:ignore
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gfproxy_handle_with_file(
+    ctx: *mut GfContext,
+    path: *const c_char,
+    arg: *mut c_void,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise is the same.
+    unsafe { handle(Route::Origin, ctx, path, arg) }
+}
+
 /// Answers a request with a file from the cache daemon, through shared memory. It connects to the daemon if that has
 /// not been done.
 ///

@@ -24,6 +24,14 @@ fn every_export_takes_nulls_and_edge_values() {
 }
 
 #[test]
+fn a_programs_own_handlers_take_the_place_of_ours() {
+    let here = tempfile::tempdir().expect("a directory");
+    let program = compile("tests/c/own_handlers.c", here.path());
+    let ended = Program::run(Command::new(program).current_dir(here.path()));
+    assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(0), "1 2 3\n"), "{ended:?}");
+}
+
+#[test]
 fn threads_are_cancelled_before_a_call_or_after_it_and_never_in_between() {
     let here = tempfile::tempdir().expect("a directory");
     fs::write(here.path().join("file"), vec![7; 50_000]).expect("a file");
