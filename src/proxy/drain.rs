@@ -51,9 +51,10 @@ impl Drain {
     }
 
     /// Refuses requests from now on and waits for three things in turn: the requests in flight, requests to the origin
-    /// whose last reader has left, and the acknowledgement of what was sent to clients. At the end of `limit` it
-    /// returns how many are left of the first of these that is not done; 0 if all is done.
-    pub(super) fn drain(&self, limit: Duration) -> usize {
+    /// whose last reader has left, and the acknowledgement of what was sent to clients. `drain_origins` waits for the
+    /// second and returns how many are left at the deadline. At the end of `limit` this returns how many are left of the
+    /// first of these that is not done; 0 if all is done.
+    pub(super) fn drain(&self, limit: Duration, drain_origins: impl FnOnce(Instant) -> usize) -> usize {
         let deadline = Instant::now() + limit;
         let in_flight = {
             let mut state = self.state.lock();
@@ -65,7 +66,7 @@ impl Drain {
             warn!("transfers cut short after {} ms: {in_flight}", limit.as_millis());
             return in_flight;
         }
-        let fetches = origin::wait_for_fetches(deadline);
+        let fetches = drain_origins(deadline);
         if fetches > 0 {
             warn!("requests to the origin given up after {} ms: {fetches}", limit.as_millis());
             return fetches;

@@ -243,7 +243,10 @@ impl Proxy {
 
     /// As [`Drain::drain`].
     pub(crate) fn drain(&self, limit: Duration) -> usize {
-        self.drain.drain(limit)
+        self.drain.drain(limit, |deadline| {
+            let origins: Vec<_> = self.origins.read().values().map(Arc::clone).collect();
+            origins.iter().map(|origin| origin.drain(deadline)).sum()
+        })
     }
 
     /// Closes the channel. Handlers refuse from now on, those of before as well; a later start makes a new proxy.

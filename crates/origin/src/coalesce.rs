@@ -21,7 +21,6 @@ use super::Origin;
 use super::sink::Sink;
 use super::spool::{Portion, temporary_file};
 use base::Chunk;
-use base::fork::PerProcess;
 use base::process::spawn;
 use getfile::{ClientGone, Outcome, Reply, Status};
 
@@ -30,10 +29,15 @@ const WINDOW: usize = 1 << 20;
 /// What a reader takes at a time.
 const PIECE: usize = 256 << 10;
 
+/// How often a drain looks whether the threads have ended.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// The files that are being fetched, by path.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     by_path: Mutex<HashMap<Vec<u8>, Arc<Flight>>>,
+    /// At the end of the process none may be in a library that has cleaned up.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Flights {
@@ -55,6 +59,21 @@ impl Flights {
             flights.remove(path);
         }
     }
+
+    fn note(&self, thread: JoinHandle<()>) {
+        self.join_ended();
+        self.threads.lock().push(thread);
+    }
+
+    /// Returns how many have not ended.
+    fn join_ended(&self) -> usize {
+        let mut threads = self.threads.lock();
+        for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+            // A thread that panicked has printed why.
+            let _ = thread.join();
+        }
+        threads.len()
+    }
 }
 
 impl Origin {
@@ -65,49 +84,23 @@ impl Origin {
         if is_first {
             let fetch = Fetch { origin: Arc::clone(self), path: path.to_owned(), flight: Arc::clone(&reader.flight) };
             match spawn("origin-fetch", move || fetch.run()) {
-                Ok(thread) => note(thread),
+                Ok(thread) => self.flights.note(thread),
                 // The fetch was dropped with its closure, which has ended the flight for the other readers.
                 Err(error) => return Outcome::Failed(format!("no thread to fetch with: {error}")),
             }
         }
         reader.relay(reply)
     }
-}
 
-/// The threads that fetch. At the end of the process none may be in a library that has cleaned up.
-static FETCHES: PerProcess<Mutex<Vec<JoinHandle<()>>>> = PerProcess::new();
-
-fn fetches() -> &'static Mutex<Vec<JoinHandle<()>>> {
-    FETCHES.get_or(|_| Mutex::default())
-}
-
-/// How often the end looks whether they have ended.
-const LOOK: Duration = Duration::from_millis(5);
-
-fn note(thread: JoinHandle<()>) {
-    let mut fetches = fetches().lock();
-    join_ended(&mut fetches);
-    fetches.push(thread);
-}
-
-fn join_ended(fetches: &mut Vec<JoinHandle<()>>) {
-    for thread in fetches.extract_if(.., |thread| thread.is_finished()) {
-        // A thread that panicked has printed why.
-        let _ = thread.join();
-    }
-}
-
-/// Waits for the fetches, which nobody reads any more, to end. Returns how many are left at the deadline.
-pub fn wait_for_fetches(deadline: Instant) -> usize {
-    loop {
-        let mut fetches = fetches().lock();
-        join_ended(&mut fetches);
-        let left = fetches.len();
-        drop(fetches);
-        if left == 0 || Instant::now() >= deadline {
-            return left;
+    /// Waits for the fetches, which nobody reads any more, to end. Returns how many are left at the deadline.
+    pub fn drain(&self, deadline: Instant) -> usize {
+        loop {
+            let left = self.flights.join_ended();
+            if left == 0 || Instant::now() >= deadline {
+                return left;
+            }
+            thread::sleep(LOOK);
         }
-        thread::sleep(LOOK);
     }
 }
 

@@ -33,7 +33,6 @@ use base::Chunk;
 use getfile::{ClientGone, Outcome, Reply, Status};
 
 use coalesce::Flights;
-pub use coalesce::wait_for_fetches;
 pub use config::{Config, ConfigError};
 use retry::{Reached, Retry};
 use sink::Sink;
