@@ -75,17 +75,6 @@ static void raise_descriptor_limit(void) {
     }
 }
 
-/* A password is for nobody to see. */
-static void refuse_origin(const char *origin, const char *reason) {
-    const char *user = strchr(origin, ':'), *end = strrchr(origin, '@');
-
-    /* A "//" elsewhere may be in the password. */
-    user = user != NULL && strncmp(user, "://", 3) == 0 ? user + 3 : origin;
-    if (end == NULL || end < user)
-        options_refuse("-s (--server): '%s' is no origin: %s", origin, reason);
-    options_refuse("-s (--server): '%.*s***%s' is no origin: %s", (int)(user - origin), origin, end, reason);
-}
-
 /* First of all, so that a signal in the first moments is handled, too. All threads inherit this mask: only end_on_signal
  * takes these signals. */
 static void block_endings(void) {
@@ -103,10 +92,12 @@ static void block_endings(void) {
 
 /* What is wrong with options that each are in range by themselves. */
 static void check(const gfproxy_options_t *options) {
-    char reason[256];
+    char reason[256], shown[4096];
 
-    if (options->origin != NULL && gfproxy_check_origin(options->origin, reason, sizeof reason) != 0)
-        refuse_origin(options->origin, reason);
+    if (options->origin != NULL && gfproxy_check_origin(options->origin, reason, sizeof reason) != 0) {
+        gfproxy_show_origin(options->origin, shown, sizeof shown);
+        options_refuse("-s (--server): '%s' is no origin: %s", shown, reason);
+    }
     if ((uint64_t)options->segments * options->segment_size > GFPROXY_MAX_SHARED_SIZE)
         options_refuse("-n (--segment-count) %u times -z (--segment-size) %u is more than %llu bytes", options->segments,
                        options->segment_size, (unsigned long long)GFPROXY_MAX_SHARED_SIZE);

@@ -151,6 +151,21 @@ void gfproxy_options_init(gfproxy_options_t *options);
 int gfproxy_check_origin(const char *url, char *reason, size_t size);
 
 /**
+ * Writes what may be shown of `url`, the base URL of an origin: all but a user name and a password, which become
+ * "***". The URL need not be one that gfproxy_start would take.
+ *
+ * - `url`: NUL-terminated. For NULL the text is empty.
+ * - `shown`: gets the text, NUL-terminated and cut to `size` bytes. Where it is NULL or `size` is 0, nothing is
+ *   written.
+ *
+ * Threads: any.
+ *
+ * # Safety
+ * `url` is NULL or NUL-terminated; `shown` is NULL or points to `size` bytes.
+ */
+void gfproxy_show_origin(const char *url, char *shown, size_t size);
+
+/**
  * Starts the proxy that the handlers of this process use. simplecached need not be there yet.
  *
  * It starts logging to standard error, and ignores SIGPIPE and SIGXFSZ unless the program handles them. It checks the

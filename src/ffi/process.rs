@@ -151,16 +151,47 @@ pub unsafe extern "C" fn gfproxy_check_origin(url: *const c_char, reason: *mut c
             None => Err("it is NULL".to_owned()),
         };
         let Err(problem) = checked else { return 0 };
-        if !reason.is_null() && size > 0 {
-            let len = problem.len().min(size - 1);
-            // SAFETY: not NULL, room for `size` bytes by the caller's promise, of which at most `size` are written.
-            unsafe {
-                reason.cast::<u8>().copy_from_nonoverlapping(problem.as_ptr(), len);
-                reason.add(len).write(0);
-            }
-        }
+        // SAFETY: NULL or room for `size` bytes by the caller's promise.
+        unsafe { write_text(&problem, reason, size) };
         -1
     })
+}
+
+/// Writes what may be shown of `url`, the base URL of an origin: all but a user name and a password, which become
+/// "***". The URL need not be one that gfproxy_start would take.
+///
+/// - `url`: NUL-terminated. For NULL the text is empty.
+/// - `shown`: gets the text, NUL-terminated and cut to `size` bytes. Where it is NULL or `size` is 0, nothing is
+///   written.
+///
+/// Threads: any.
+///
+/// # Safety
+/// `url` is NULL or NUL-terminated; `shown` is NULL or points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gfproxy_show_origin(url: *const c_char, shown: *mut c_char, size: usize) {
+    guard((), || {
+        // SAFETY: NULL or NUL-terminated by the caller's promise.
+        let url = unsafe { bytes(url) }.unwrap_or_default();
+        // SAFETY: NULL or room for `size` bytes by the caller's promise.
+        unsafe { write_text(&origin::shown(&String::from_utf8_lossy(url)), shown, size) };
+    });
+}
+
+/// Writes `text` with a NUL, cut to `size` bytes in all.
+///
+/// # Safety
+/// `to` is NULL or points to `size` bytes.
+unsafe fn write_text(text: &str, to: *mut c_char, size: usize) {
+    if to.is_null() || size == 0 {
+        return;
+    }
+    let len = text.len().min(size - 1);
+    // SAFETY: not NULL, room for `size` bytes by the caller's promise, of which at most `size` are written.
+    unsafe {
+        to.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), len);
+        to.add(len).write(0);
+    }
 }
 
 /// Starts the proxy that the handlers of this process use. simplecached need not be there yet.

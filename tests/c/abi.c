@@ -97,6 +97,16 @@ static void process_functions(void)
     CHECK(gfproxy_check_origin("\xff\xfe", NULL, 0) == -1);
     CHECK(gfproxy_check_origin(NULL, reason, sizeof reason) == -1);
     CHECK(strcmp(reason, "it is NUL") == 0);
+    char shown[] = "http://***@host/";
+    gfproxy_show_origin("http://me:secret@host/", shown, 0);
+    CHECK(strcmp(shown, "http://***@host/") == 0);
+    gfproxy_show_origin("http://me:secret@host/", shown, 10);
+    CHECK(strcmp(shown, "http://**") == 0);
+    gfproxy_show_origin("http://me:secret@host/", shown, sizeof shown);
+    CHECK(strcmp(shown, "http://***@host/") == 0);
+    gfproxy_show_origin("http://me:secret@host/", NULL, sizeof shown);
+    gfproxy_show_origin(NULL, shown, sizeof shown);
+    CHECK(shown[0] == '\0');
 
     gfproxy_cached_options_init(NULL);
     CHECK(gfproxy_cached_start(NULL) == -1);
