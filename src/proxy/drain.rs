@@ -52,8 +52,8 @@ impl Drain {
 
     /// Refuses requests from now on and waits for three things in turn: the requests in flight, requests to the origin
     /// whose last reader has left, and the acknowledgement of what was sent to clients. `drain_origins` waits for the
-    /// second and returns how many are left at the deadline. At the end of `limit` this returns how many are left of the
-    /// first of these that is not done; 0 if all is done.
+    /// second and returns how many are left at the deadline. At the end of `limit` this returns how many are left of
+    /// the first of these that is not done; 0 if all is done.
     pub(super) fn drain(&self, limit: Duration, drain_origins: impl FnOnce(Instant) -> usize) -> usize {
         let deadline = Instant::now() + limit;
         let in_flight = {
