@@ -17,7 +17,7 @@ use std::{io, process};
 
 use log::{Level, info, log, warn};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::EventFd;
 use parking_lot::{Condvar, Mutex};
 
@@ -26,6 +26,7 @@ use crate::memory::layout::{Layout, LayoutError, MAX_RING};
 use crate::protocol::address::{default_socket, settled_socket};
 use crate::protocol::seqpacket::SeqPacket;
 use base::fork::{Private, generation};
+use base::poll_within;
 use base::process::spawn;
 use base::standard;
 pub use error::{Absence, OpenError, TransferError};
@@ -373,7 +374,7 @@ impl Shared {
         while !enough() {
             let mut fds =
                 [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, patience.map_or(PollTimeout::NONE, at_least)) {
+            match poll_within(&mut fds, patience) {
                 Ok(0) => return true,
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => {
@@ -404,7 +405,7 @@ impl Shared {
                 }
             }
             let left = until.saturating_duration_since(Instant::now());
-            let poked = poll(&mut [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)], at_least(left));
+            let poked = poll_within(&mut [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)], Some(left));
             if poked != Ok(1) {
                 return !self.state.lock().stopped;
             }
@@ -416,11 +417,6 @@ impl Shared {
         // Nothing to read is as good as read.
         let _ = self.wake.read();
     }
-}
-
-/// A time-out in whole milliseconds that is not over before `time` is.
-fn at_least(time: Duration) -> PollTimeout {
-    PollTimeout::try_from(time + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
 }
 
 /// Logs a state of affairs once, not at every attempt to change it.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 
 use crate::client::cache::extent::RequestStamp;
 use crate::client::cache::pool::Pool;
@@ -22,7 +22,7 @@ use crate::memory::ring::{self, Area, Consumer, Violation};
 use crate::protocol::owner::{is_trusted, stranger, user};
 use crate::protocol::seqpacket::SeqPacket;
 use crate::protocol::wire::{FEATURE_IF_NONE_MATCH, FEATURE_PROBE, Hello, HelloReply, MAX_PROBE, Probe, VERSION};
-use base::process;
+use base::{poll_within, process};
 
 /// How soon to try again with a daemon that refused, and where there is no memory.
 const RETRY_REFUSED: Duration = Duration::from_millis(200);
@@ -218,8 +218,7 @@ impl Session {
 }
 
 fn wait_for(socket: &SeqPacket, flags: PollFlags, limit: Duration) -> io::Result<()> {
-    let timeout = PollTimeout::try_from(limit + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(socket.as_fd(), flags)], timeout) {
+    match poll_within(&mut [PollFd::new(socket.as_fd(), flags)], Some(limit)) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::EventFd;
 
 use super::Metrics;
-use base::Limiter;
 use base::fork::{Private, generation};
 use base::process::spawn;
 use base::standard;
+use base::{Limiter, poll_within};
 
 /// How long one scraper may take for its request and the answer.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -118,11 +118,8 @@ impl Server {
             vec![PollFd::new(self.stop.as_fd(), PollFlags::POLLIN), PollFd::new(self.listener.as_fd(), listening)];
         fds.extend(scrapers.iter().map(|scraper| PollFd::new(scraper.stream.as_fd(), scraper.awaited())));
         let deadlines = scrapers.iter().map(|scraper| scraper.deadline).chain(rests.then_some(accept_from));
-        let timeout = deadlines.min().map_or(PollTimeout::NONE, |deadline| {
-            let left = deadline.saturating_duration_since(now) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(&mut fds, timeout) {
+        let left = deadlines.min().map(|deadline| deadline.saturating_duration_since(now));
+        match poll_within(&mut fds, left) {
             Err(Errno::EINTR) => Some(false),
             Err(errno) => {
                 warn!("metrics: poll: {errno}");
