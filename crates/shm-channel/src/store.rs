@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -136,6 +136,9 @@ impl OpenFile {
         if validator.last_change(SystemTime::now()).1 < RECENT {
             wait_for_write(&file, &validator)?;
         }
+        if validator.len == 0 && is_not_empty(&file)? {
+            return Err(io::Error::other("has bytes, though its length is 0"));
+        }
         OPEN.fetch_add(1, Ordering::Relaxed);
         Ok(Self { file, path, validator, links, renamed: OnceLock::new() })
     }
@@ -248,6 +251,11 @@ fn wait_for_write(file: &File, state: &Validator) -> io::Result<()> {
     WAITING.lock().retain(|other| *other != id);
     DONE.notify_all();
     Ok(())
+}
+
+/// Whether a file of length 0 has bytes all the same, as those of procfs have, and some of FUSE whose length nobody knows.
+fn is_not_empty(file: &File) -> io::Result<bool> {
+    Ok(file.read_at(&mut [0], 0)? > 0 && file.metadata()?.len() == 0)
 }
 
 /// Seconds and nanoseconds as nanoseconds since 1970, modulo 2^64.
