@@ -1,7 +1,8 @@
 /*
  * A static cache: a locals file maps keys to files. ABI-equal to the simplecache of the GETFILE kit.
  *
- * The locals file has one entry a line, `key path`, separated by spaces or tabs; docs/locals.md has the whole format.
+ * The locals file has one entry a line, `key path`, separated by spaces or tabs.
+ * docs/reference/locals.md has the whole format.
  *
  * Threads: any function from any thread at any time; none in a signal handler.
  */

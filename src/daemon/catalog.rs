@@ -1,4 +1,4 @@
-//! The table from keys to paths, as a locals file gives it. `docs/locals.md` is its format for people.
+//! The table from keys to paths, as a locals file gives it. `docs/reference/locals.md` is its format for people.
 //!
 //! A million entries are held as the text of the file itself, a record of 16 bytes for each entry and a hash table of
 //! record numbers: no allocation per entry.

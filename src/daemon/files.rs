@@ -15,7 +15,7 @@ use super::regular::open_regular;
 use shm_channel::{MAX_OPEN_LOOKS, OpenFile, StoreError};
 
 /// A file that nobody asked for so long is closed: its name may be gone, and its blocks are to come free within the
-/// minute that docs/locals.md promises. Whoever asks sees that himself.
+/// minute that docs/reference/locals.md promises. Whoever asks sees that himself.
 const KEPT_FOR: Duration = Duration::from_secs(20);
 
 /// At most so many descriptors are kept, whatever the limit allows.

@@ -1,5 +1,5 @@
 //! The channel from outside: its C interface, its C examples, and second implementations of both sides, written from
-//! docs/protocol.md.
+//! docs/reference/protocol.md.
 
 #[path = "../common/programs.rs"]
 mod programs;

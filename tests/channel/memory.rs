@@ -1,5 +1,5 @@
-//! The area as bytes at the offsets of docs/protocol.md, and datagrams with a descriptor. Shares no code with the
-//! library.
+//! The area as bytes at the offsets of docs/reference/protocol.md, and datagrams with a descriptor. Shares no code with
+//! the library.
 #![allow(unsafe_code)]
 
 use std::io::{IoSlice, IoSliceMut};

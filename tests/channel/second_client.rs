@@ -1,4 +1,4 @@
-//! A client written from docs/protocol.md, with the library's server.
+//! A client written from docs/reference/protocol.md, with the library's server.
 
 use std::collections::BTreeMap;
 use std::fs;

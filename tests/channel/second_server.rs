@@ -1,4 +1,4 @@
-//! A server written from docs/protocol.md, with the library's client.
+//! A server written from docs/reference/protocol.md, with the library's client.
 
 mod witness;
 

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use crate::ledger::{Ledger, ON_DISK, State};
 use crate::stream::content;
 
-/// How long a file that has another name may be served in the place of its successor: docs/locals.md.
+/// How long a file that has another name may be served in the place of its successor: docs/reference/locals.md.
 const OTHER_NAME: Duration = Duration::from_millis(1100);
 /// The lengths of most versions: the edges of blocks, pages and segments, and what fits half of them or does not.
 const LENGTHS: [u64; 14] =

@@ -15,7 +15,7 @@ pub const FILES: usize = 20;
 pub const ON_DISK: usize = 12;
 /// A request that takes longer may have met a time limit of a program, or a machine that is busy with other things.
 const SLOW: Duration = Duration::from_secs(2);
-/// Readers may get what was read so long before: docs/locals.md, on files that are written in place.
+/// Readers may get what was read so long before: docs/reference/locals.md, on files that are written in place.
 const HELD: Duration = Duration::from_millis(100);
 /// Readers wait until a write was so long ago: one that takes no longer is never seen half done.
 const BRISK: Duration = Duration::from_millis(5);
@@ -232,7 +232,7 @@ impl Ledger {
 
 impl History {
     /// Whether a write in place may have been hidden from a running transfer: its time was set back, and another change
-    /// followed, which a new name looks like. docs/locals.md, on what is not seen.
+    /// followed, which a new name looks like. docs/reference/locals.md, on what is not seen.
     fn was_hidden(&self, window: Window) -> bool {
         let within = |at: Instant| window.meets(at, Some(at));
         self.backdated

@@ -2,7 +2,7 @@
 //!
 //! A client owns the data channel, a sealed memfd of equal segments with control words for each, and hands it over
 //! once, when it connects to the server's command socket. Requests are datagrams on that socket; answers and data go
-//! through the shared memory alone. `docs/protocol.md` has every byte of it.
+//! through the shared memory alone. `docs/reference/protocol.md` has every byte of it.
 //!
 //! ```
 //! use std::fs::{self, File};

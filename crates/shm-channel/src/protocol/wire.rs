@@ -1,4 +1,5 @@
-//! The datagrams of the command socket. `docs/protocol.md` gives them byte by byte; all numbers are little-endian.
+//! The datagrams of the command socket. `docs/reference/protocol.md` gives them byte by byte. All numbers are
+//! little-endian.
 //!
 //! Each begins with the magic `GFSC`, its type (16 bits) and zero (16 bits). A datagram that is too short, too long or
 //! has a wrong number in it is an error: the connection ends.
