@@ -19,9 +19,9 @@ use crate::content::{Content, next_random};
 const BUFFER: usize = 128 * 1024;
 
 /// Byte n of an answer is received at SKEW + n modulo PAGE of a page. Where the kernel copies from is at most a header
-/// away from n. On some processors copies to a few bytes behind that are many times slower, as
-/// docs/reference/protocol.md says: so the length of a server's header, and what earlier reads happened to bring, would
-/// decide how fast its client is.
+/// away from n. On some processors copies to a few bytes behind that are many times slower
+/// (docs/decisions/0015-segments-begin-half-a-page-off.md). So the length of a server's header, and what earlier reads
+/// happened to bring, would decide how fast its client is.
 const SKEW: usize = PAGE / 2;
 const PAGE: usize = 4096;
 

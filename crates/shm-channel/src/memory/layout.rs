@@ -35,7 +35,8 @@ const CACHE_LINE: u64 = 64;
 const PAGE: u64 = 4096;
 /// Where in a page segment 0 begins. Files begin with a page, and sockets copy to just behind the header of an answer:
 /// half a page is far from both. The kernel copies with `rep movsb`. On some processors (AMD Zen 3) it is up to 20
-/// times slower where the target lies 1 to 31 bytes behind the source, modulo 4096. See docs/reference/protocol.md.
+/// times slower where the target lies 1 to 31 bytes behind the source, modulo 4096. See
+/// docs/decisions/0015-segments-begin-half-a-page-off.md.
 const SKEW: u64 = PAGE / 2;
 
 /// The first bytes of an area. The owner writes them before anyone else sees the area; only the generation is the
