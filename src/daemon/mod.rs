@@ -144,7 +144,7 @@ impl Daemon {
             self.store.generation.fetch_add(1, Ordering::AcqRel);
             drop(current);
             if let Some(server) = &*self.server.lock() {
-                server.tell_epoch();
+                server.tell_generation();
             }
             old
         });

@@ -364,7 +364,7 @@ fn all_clients_hear_of_an_epoch_at_once_and_before_the_answer_that_it_brings() {
     // All sessions are there once they serve.
     clients.iter_mut().for_each(|client| assert_eq!(client.fetch(0, b"f"), b"content"));
     for (generation, tell, key) in [(1, true, None), (7, false, Some(b"f".as_slice())), (8, false, Some(b"none"))] {
-        served.begin_epoch(generation, tell);
+        served.begin_generation(generation, tell);
         if let Some(key) = key {
             clients[0].get(0, key, 0, None);
             clients[0].take(0);

@@ -62,10 +62,10 @@ impl Served {
     }
 
     /// Moves the epoch; the server tells of it now, or with the next answer.
-    pub fn begin_epoch(&self, generation: u32, tell: bool) {
+    pub fn begin_generation(&self, generation: u32, tell: bool) {
         self.generation.store(generation, Ordering::SeqCst);
         if tell {
-            self.server.tell_epoch();
+            self.server.tell_generation();
         }
     }
 

@@ -83,7 +83,7 @@ pub fn producer(bytes: &[u8]) {
         match step % 8 {
             0 => words.consumed.store(input.word(produced), Ordering::Relaxed),
             1 => words.reclaimed.store(input.word(0), Ordering::Relaxed),
-            2 => words.lent_count.store(input.word(0), Ordering::Relaxed),
+            2 => words.granted_count.store(input.word(0), Ordering::Relaxed),
             3 => {
                 let at = usize::from(step / 8) % words.granted.len();
                 words.granted[at].store(input.word(SEGMENTS), Ordering::Relaxed);
@@ -160,7 +160,7 @@ pub fn consumer(bytes: &[u8]) {
             },
             3 => {
                 let idle = (0..SEGMENTS as u16).find(|segment| !ring.contains(segment));
-                if let Some(segment) = idle.filter(|_| consumer.can_lend()) {
+                if let Some(segment) = idle.filter(|_| consumer.can_grant()) {
                     consumer.grant(&control, segment);
                     ring.push(segment);
                 }

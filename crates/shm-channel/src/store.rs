@@ -43,7 +43,7 @@ pub trait Store: Send + Sync {
     /// without asking, until the number changes. The store changes the number when keys are to lead to other paths.
     ///
     /// The server tells all clients of the new number with its next answers. Where none may follow, call
-    /// [`Server::tell_epoch`](super::Server::tell_epoch).
+    /// [`Server::tell_generation`](super::Server::tell_generation).
     fn generation(&self) -> Option<u32> {
         None
     }
@@ -253,7 +253,8 @@ fn wait_for_write(file: &File, state: &Validator) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a file of length 0 has bytes all the same, as those of procfs have, and some of FUSE whose length nobody knows.
+/// Whether a file of length 0 has bytes all the same, as those of procfs have, and some of FUSE whose length nobody
+/// knows.
 fn is_not_empty(file: &File) -> io::Result<bool> {
     Ok(file.read_at(&mut [0], 0)? > 0 && file.metadata()?.len() == 0)
 }

@@ -117,7 +117,7 @@ impl<'a> RecvStream<'a> {
             Err(violation) => return session.lose(Some(&violation.to_string())),
         };
         for grant in borrowed {
-            if consumer.can_lend() {
+            if consumer.can_grant() {
                 consumer.grant(control, grant.head());
                 grants.push(grant);
             } else {
@@ -137,7 +137,7 @@ impl<'a> RecvStream<'a> {
         let Self { session, consumer, grants, .. } = self;
         let control = session.arena.control(consumer.head());
         let waiters = session.pool.waiters();
-        let had_loans = !grants.is_empty();
+        let had_grants = !grants.is_empty();
         let mut taken_back = SegmentList::default();
         consumer.release(control, run, |segment| {
             let lookup = taken_back.len() < waiters as usize && grants.iter().any(|grant| grant.head() == segment);
@@ -149,7 +149,7 @@ impl<'a> RecvStream<'a> {
         if !taken_back.is_empty() {
             session.pool.give_back(grants.extract_if(.., |grant| taken_back.contains(grant.head())));
         }
-        waiters > 0 && !had_loans && self.is_older_than_a_turn(waiters)
+        waiters > 0 && !had_grants && self.is_older_than_a_turn(waiters)
     }
 
     /// Gives the segments of the ended stream back, and reads on in the one with the wanted bytes.

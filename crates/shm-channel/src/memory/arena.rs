@@ -171,7 +171,7 @@ impl Arena {
     }
 
     /// Begins a generation: the producer's part.
-    pub(crate) fn begin_epoch(&self, generation: u32) {
+    pub(crate) fn begin_generation(&self, generation: u32) {
         self.header().generation.store(generation, Ordering::Release);
     }
 

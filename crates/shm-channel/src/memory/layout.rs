@@ -87,7 +87,7 @@ pub(crate) struct ConsumerWords {
     /// 1 once the consumer wants no more of this stream.
     pub(crate) cancelled: AtomicU32,
     /// Segments granted to this stream so far.
-    pub(crate) lent_count: AtomicU32,
+    pub(crate) granted_count: AtomicU32,
     /// Bit k modulo 8: the segment of released chunk k was taken back and is the producer's no more.
     pub(crate) reclaimed: AtomicU32,
     /// The indices of the granted segments.
@@ -132,7 +132,7 @@ impl Control {
                 consumed: AtomicU32::new(sequence),
                 sleeping: word(0),
                 cancelled: word(0),
-                lent_count: word(0),
+                granted_count: word(0),
                 reclaimed: word(0),
                 granted: from_fn(word),
                 retains: word(0),
@@ -155,7 +155,7 @@ const _: () = {
     assert!(offset_of!(ProducerWords, modified_ns) == 40);
     assert!(offset_of!(ProducerWords, changed_ns) == 48);
     assert!(size_of::<ProducerWords>() == 64);
-    assert!(offset_of!(ConsumerWords, lent_count) == 12);
+    assert!(offset_of!(ConsumerWords, granted_count) == 12);
     assert!(offset_of!(ConsumerWords, granted) == 20);
     assert!(offset_of!(ConsumerWords, retains) == 44);
     assert!(size_of::<ConsumerWords>() == 64);

@@ -10,7 +10,7 @@
 //!   `produced` (Acquire), then reads them.
 //! - release: the consumer is done with the data and writes `reclaimed`, then stores `consumed` (Release); the producer
 //!   loads `consumed` (Acquire), then writes the segment again.
-//! - grant: the consumer writes `granted[i]`, then stores `lent_count` (Release); the producer loads it (Acquire).
+//! - grant: the consumer writes `granted[i]`, then stores `granted_count` (Release); the producer loads it (Acquire).
 //! - sleep: the sleeper stores `sleeping` = 1, a SeqCst fence, checks its condition again, then sleeps only if the word
 //!   has not moved; the other side stores its word, a SeqCst fence, then wakes only if `sleeping` is 1. One of the two
 //!   sees the other. Only the sleeper clears `sleeping`: a late clear by the waker could hide a sleep that began since.
@@ -157,7 +157,7 @@ impl<'c> Producer<'c> {
     pub(crate) fn poll(&mut self, segments: u32) -> Result<(), Violation> {
         let words = &self.control.consumer;
         // Before `consumed`: of a segment that was taken back and granted again, the first must not be missed.
-        let granted = words.lent_count.load(Ordering::Acquire);
+        let granted = words.granted_count.load(Ordering::Acquire);
         let consumed = words.consumed.load(Ordering::Acquire);
         let released = consumed.wrapping_sub(self.consumed);
         if released > self.produced.wrapping_sub(self.consumed) {
@@ -175,7 +175,7 @@ impl<'c> Producer<'c> {
             self.consumed = self.consumed.wrapping_add(1);
         }
         if granted < self.granted || granted as usize > words.granted.len() {
-            return Err(Violation("lent_count"));
+            return Err(Violation("granted_count"));
         }
         while self.granted != granted {
             let segment = words.granted[self.granted as usize].load(Ordering::Relaxed);
@@ -338,7 +338,7 @@ impl Consumer {
     pub(crate) fn begin(&mut self, control: &Control) -> u32 {
         *self = Self::new(self.head, self.next);
         let words = &control.consumer;
-        words.lent_count.store(0, Ordering::Relaxed);
+        words.granted_count.store(0, Ordering::Relaxed);
         words.reclaimed.store(0, Ordering::Relaxed);
         words.retains.store(0, Ordering::Relaxed);
         words.cancelled.store(0, Ordering::Relaxed);
@@ -436,16 +436,16 @@ impl Consumer {
     }
 
     /// Whether one more segment can be granted to this stream.
-    pub(crate) fn can_lend(&self) -> bool {
+    pub(crate) fn can_grant(&self) -> bool {
         (self.granted as usize) < MAX_RING - 1 && self.ring.len() < MAX_RING
     }
 
-    /// Adds a segment to the ring. [`Self::can_lend`] said yes.
+    /// Adds a segment to the ring. [`Self::can_grant`] said yes.
     pub(crate) fn grant(&mut self, control: &Control, segment: u16) {
         control.consumer.granted[self.granted as usize].store(u32::from(segment), Ordering::Relaxed);
         self.granted += 1;
         self.ring.push(segment);
-        control.consumer.lent_count.store(self.granted, Ordering::Release);
+        control.consumer.granted_count.store(self.granted, Ordering::Release);
     }
 
     /// The next chunk, if the one that ends the stream is published.

@@ -285,7 +285,7 @@ impl Boss {
         let sessions = self.shared.sessions.read();
         self.processes.retain(|id, _| sessions.contains_key(id));
         if let Some(limit) = now.checked_sub(PAUSED_FILE_LIMIT) {
-            sessions.values().for_each(|session| session.forget_parked(limit));
+            sessions.values().for_each(|session| session.forget_paused(limit));
         }
         drop(sessions);
         if self.restore_again.is_some_and(|at| at <= now) {

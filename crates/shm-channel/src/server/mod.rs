@@ -107,7 +107,7 @@ impl Shared {
     }
 
     /// Tells all clients of the store's generation, if it has moved.
-    fn tell_epoch(&self) {
+    fn tell_generation(&self) {
         let is_told = |generation| self.generation.load(Ordering::Acquire) == generation;
         if self.store.generation().is_none_or(is_told) {
             return;
@@ -115,7 +115,7 @@ impl Shared {
         let _alone = self.telling.lock();
         // A client that comes later needs no word: it is served later, and so with the new generation.
         if let Some(generation) = self.store.generation() {
-            self.sessions.read().values().for_each(|session| session.arena.begin_epoch(generation));
+            self.sessions.read().values().for_each(|session| session.arena.begin_generation(generation));
             self.generation.store(generation, Ordering::Release);
         }
     }
@@ -154,7 +154,7 @@ impl Shared {
     }
 
     /// How many files a session may hold open for transfers that were paused.
-    fn parking_places(&self) -> usize {
+    fn paused_places(&self) -> usize {
         let sessions = self.sessions.read().len().max(1);
         (self.descriptors / 8 / sessions).max(1)
     }
@@ -226,8 +226,8 @@ impl Server {
     }
 
     /// Tells all clients of the store's generation, before it returns. See [`Store::generation`].
-    pub fn tell_epoch(&self) {
-        self.shared.tell_epoch();
+    pub fn tell_generation(&self) {
+        self.shared.tell_generation();
     }
 
     /// The counters now.

@@ -76,7 +76,7 @@ impl Session {
     }
 
     /// Ends a stream; to be called before its end is published, since the proxy may ask again at once.
-    pub(crate) fn unlease(&self, head: u16) {
+    pub(crate) fn end_stream_on(&self, head: u16) {
         self.leased[usize::from(head)].store(false, Ordering::Release);
     }
 
@@ -100,7 +100,7 @@ impl Session {
 
     /// The file of a paused transfer, in this state. It stays for a while: transfers that read what the proxy's
     /// segments hold of it, and were never paused, may need the rest.
-    pub(crate) fn parked_file(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
+    pub(crate) fn paused_file(&self, wanted: &Validator) -> Option<Arc<OpenFile>> {
         let mut all = self.paused.lock();
         let at = all.iter().position(|paused| paused.file.validator() == wanted)?;
         let Paused { file, waiting, .. } = all.remove(at)?;
@@ -115,7 +115,7 @@ impl Session {
     }
 
     /// Lets go of files of which no transfer stopped or went on since `limit`.
-    pub(crate) fn forget_parked(&self, limit: Instant) {
+    pub(crate) fn forget_paused(&self, limit: Instant) {
         self.paused.lock().retain(|paused| paused.used >= limit);
     }
 

@@ -144,7 +144,7 @@ fn serve(shared: &Shared, session: &Arc<Session>, get: &Get<'_>) -> Result<(), V
         Ok(file) => match stream.stream(&file, get, generation) {
             Ok(()) | Err(Stop::Ended) => Ok(()),
             Err(Stop::SessionEnded) => {
-                session.unlease(get.head);
+                session.end_stream_on(get.head);
                 Ok(())
             }
             Err(Stop::Violation(violation)) => Err(violation),
@@ -169,14 +169,14 @@ impl SendStream<'_> {
         if begun.is_some() {
             self.shared.counters.resume();
         }
-        if let Some(file) = begun.and_then(|wanted| self.session.parked_file(&wanted))
+        if let Some(file) = begun.and_then(|wanted| self.session.paused_file(&wanted))
             && get.offset <= file.validator().len
         {
             return Ok(file);
         }
         let opened = open_without_panic(&*self.shared.store, get.key);
         // Before the answer, so that no client has a newer file with an older generation.
-        self.shared.tell_epoch();
+        self.shared.tell_generation();
         let file = opened.map_err(|error| {
             let key = String::from_utf8_lossy(get.key);
             debug!("session {}: {key:?}: {error}", self.session.id);
@@ -267,7 +267,7 @@ impl SendStream<'_> {
             }
             if self.producer.cancelled() {
                 // Perhaps only to let others have the segment.
-                self.session.pause(file, self.shared.parking_places());
+                self.session.pause(file, self.shared.paused_places());
                 self.end(Kind::Cancelled);
                 return Err(Stop::Ended);
             }
@@ -292,7 +292,7 @@ impl SendStream<'_> {
 
     /// Ends the stream before the file ends, with the data in `segment` or without. A slow client never holds a worker.
     fn pause(&mut self, file: &Arc<OpenFile>, run: Run) {
-        self.session.pause(file, self.shared.parking_places());
+        self.session.pause(file, self.shared.paused_places());
         self.publish_end(run, Kind::Paused);
     }
 
@@ -303,7 +303,7 @@ impl SendStream<'_> {
 
     fn publish_end(&mut self, run: Run, kind: Kind) {
         self.shared.counters.end(kind);
-        self.session.unlease(self.head);
+        self.session.end_stream_on(self.head);
         self.producer.publish(run, self.session.arena.segment_size(), kind);
     }
 

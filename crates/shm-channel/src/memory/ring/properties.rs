@@ -212,7 +212,7 @@ impl<'c> World<'c> {
         let idle = (0..self.memory.len() as u16).find(|segment| !self.leased.contains(segment));
         if let Some(segment) = idle
             && !self.cancelled
-            && self.consumer.can_lend()
+            && self.consumer.can_grant()
         {
             self.consumer.grant(self.control, segment);
             self.leased.push(segment);
