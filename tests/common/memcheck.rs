@@ -31,7 +31,9 @@ impl Report {
         assert!(log.contains("ERROR SUMMARY"), "valgrind did not come to its end:\n{log}");
         let (known, found): (Vec<_>, Vec<_>) = findings(&log).into_iter().partition(|found| is_provided(found));
         assert!(found.is_empty(), "{}", found.join("\n\n"));
-        assert!(known.len() <= usize::from(has_provided_gfserver), "{}", known.join("\n\n"));
+        let (of_main, of_gfserver): (Vec<_>, Vec<_>) = known.iter().partition(|found| is_signal_thread(found));
+        let most = usize::from(has_provided_gfserver);
+        assert!(of_main.len() <= most && of_gfserver.len() <= most, "{}", known.join("\n\n"));
     }
 }
 
@@ -48,6 +50,13 @@ fn findings(log: &str) -> Vec<String> {
 fn is_provided(found: &str) -> bool {
     let has = |words: &str| found.contains(words);
     has(" are possibly lost in ") && has("pthread_create") && has("gfserver_") && !has("gfproxy")
+        || is_signal_thread(found)
+}
+
+/// A provided `gfserver_serve` never returns, so the thread that takes our main's signals calls exit(3) itself.
+fn is_signal_thread(found: &str) -> bool {
+    let has = |words: &str| found.contains(words);
+    has(" are possibly lost in ") && has("pthread_create") && has("main (webproxy.c:") && !has("gfserver_")
 }
 
 #[test]
